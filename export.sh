@@ -118,7 +118,7 @@ if [ ${#images[@]} -gt 0 ]; then
     # The archive is checked again below; checking here first saves the minute that it takes to save the image.
     [ ${#allow[@]} -gt 0 ] ||
       [ "$("$engine" image inspect --format '{{index .Config.Labels "oncoduet.standin-base"}}' "$name")" != true ] ||
-      fail "$name: expected an image on a public base, found one on a stand-in (label oncoduet.standin-base), which must not be published; --allow-standin is for tests of the export"
+      fail "$name: image was built on a stand-in base (label oncoduet.standin-base) and must not be published; --allow-standin is for tests of the export"
     echo "saving $name"
     "$engine" save "$name" | "${compress[@]}" >"$stage/$name.tar.gz"
     export_py image "$stage/$name.tar.gz" "${allow[@]}"

@@ -24,6 +24,7 @@ from algorithm.prediction.options import PredictionOptions
 from algorithm.prediction.threads import usable_cores, use_threads
 from contract.card import CandidateRule, load_card
 from contract.errors import UsageError
+from contract.outputs import remove_last_answers
 from contract.process.command import Parser, run_command
 from contract.process.invoke_server import PORT, Case, end_process, serve
 from contract.process.terminal import log_to_stdout
@@ -55,6 +56,7 @@ def _serve(options: argparse.Namespace) -> None:
         predictor = load_model(options.model, chosen)
 
         def case() -> None:
+            remove_last_answers()
             use_threads(options.threads)  # PyTorch counts threads per thread, and every case has one of its own
             try:
                 predict_study(predictor, input_folder=options.input, output_folder=options.output)

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from algorithm.outputs.progress import Track
-from algorithm.outputs.study_output import LISTING_FILES, PREDICTIONS, detect, study_files, write_listing, write_study
+from algorithm.outputs.study_output import detect, write_study
 from contract.archive.duplicates import say_alike
 from contract.archive.studies import Study, archive_licence, find_studies
+from contract.batch_layout import LISTING_FILES, PREDICTIONS, study_files, write_listing
 from contract.card import Baseline, Card, card_path, load_card
 from contract.errors import OncoduetError
 from contract.files.reading import sha256_file, sha256_json

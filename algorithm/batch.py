@@ -46,7 +46,7 @@ class _Ended:
     """Outcome of the studies that were to be predicted."""
 
     failures: dict[str, str]
-    """The reasons of those that failed, by case id."""
+    """Reasons of the studies that failed, by case id."""
     unforeseen: Exception | None = None
     """The first exception that is a bug; raised once the other studies are done."""
 

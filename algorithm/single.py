@@ -3,10 +3,11 @@
 import logging
 from pathlib import Path
 
-from algorithm.outputs.study_output import StudyOutput, detect, study_files, write_study
+from algorithm.outputs.study_output import StudyOutput, detect, write_study
 from algorithm.prediction.bundle import read_bundle
 from algorithm.prediction.options import DEFAULTS, PredictionOptions
 from algorithm.prediction.predictor import LEANER, Predictor, load_predictor
+from contract.batch_layout import study_files
 from contract.images.volume import image_stem
 from contract.outputs import Output, require_apart
 from contract.sockets import find_channels

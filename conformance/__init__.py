@@ -1,1 +1,1 @@
-"""Would this image pass on the platform? An engine runs it; checks decide about the outputs."""
+"""Would this image pass on the platform? A container engine runs it; checks judge the outputs."""

@@ -1,8 +1,8 @@
-"""Is this image fit for the platform? Runs it under the platform's conditions and reports every deviation.
+"""Would this image pass on the platform? Runs it under the platform's conditions and reports every deviation.
 
 ``./test.sh conformance IMAGE --kind algorithm --card CARD --model MODEL`` calls this. IMAGE is a name that the engine
-knows or an archive to upload, from any source. Exit codes: 0 fit, 1 at least one error, 2 wrong usage, 3 wrong input
-(one line on stderr). Nothing is left in the engine, not even after Ctrl-C.
+knows or an archive to upload, from any source. Exit codes: 0 conforms, 1 at least one error, 2 wrong usage, 3 wrong
+input (one line on stderr). Everything made in the engine is removed, also after Ctrl-C.
 """
 
 from contract.process.signals import heed_signals
@@ -25,14 +25,14 @@ from rich.console import Console
 from conformance.algorithm_checks import ALGORITHM, SPELLINGS, own_study_check
 from conformance.algorithm_checks import scenarios as algorithm_scenarios
 from conformance.archives import folder_files, tarball_files
-from conformance.checks import ENDING, Bench, Check, Scenario, Verdict, run
+from conformance.checks import ENDING, Bench, Check, CheckResult, Scenario, run
 from conformance.conditions import PROFILES, Files, Limits, Place, workplace
 from conformance.container_engine import session
 from conformance.evaluation_checks import EVALUATION
 from conformance.evaluation_checks import scenarios as evaluation_scenarios
-from conformance.outputs import Broken
+from conformance.output_rules import Broken
 from conformance.report import report_place, show, write
-from conformance.studies import Study, own_studies, require_cases
+from conformance.studies import MountedStudy, own_studies, require_cases
 from conformance.submissions import made_truth, read_truth, truth_files
 from contract.card import load_card
 from contract.errors import OncoduetError, UsageError
@@ -59,11 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(lambda: _parser().parse_args(arguments), command, log=log) or min(errors, 1)
 
 
-def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
+def _conform(options: argparse.Namespace, console: Console) -> list[CheckResult]:
     begun = time.monotonic()
     card = load_card(options.card)
     checks: list[Check] = list(ALGORITHM if options.kind == "algorithm" else EVALUATION)
-    given: dict[str, Study] = own_studies(options.study, card, SPELLINGS[options.spelling]) if options.study else {}
+    given: dict[str, MountedStudy] = (
+        own_studies(options.study, card, SPELLINGS[options.spelling]) if options.study else {}
+    )
     with session(options.engine, options.session) as engine, workplace() as work:
         engine.require_amd64()
         archive = Path(options.image) if Path(options.image).is_file() else None
@@ -83,7 +85,7 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
         reports.check()
         profile = PROFILES[options.profile]
         if profile.gpu and not engine.has_gpu:
-            console.print("Note: the engine has no GPU to give; everything runs on the CPU.")
+            console.print("Note: the engine has no GPU; everything runs on the CPU.")
         limits = Limits(case=options.limit_s, start=options.start_s, health=options.health_s)
         place = Place(engine, name, work, profile, limits)
         bench = Bench(
@@ -133,7 +135,7 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
 
 
 def _mounted(given: Path | None) -> tuple[Path | None, Files]:
-    """A tarball and its files, or a folder's; a tarball that cannot be unpacked is left to its check."""
+    """The tarball (None for a folder) and its files; none if it cannot be unpacked, which A6 reports."""
     if given is None:
         return None, {}
     if given.is_dir():
@@ -147,7 +149,7 @@ def _mounted(given: Path | None) -> tuple[Path | None, Files]:
 
 
 def _contents(given: Path | None) -> str | None:
-    """Hash of a file, or of the files of a folder by their names."""
+    """Hash of a file, or of a folder's files with their names."""
     if given is None or not given.is_dir():
         return sha256_file(given) if given is not None and given.is_file() else None
     return sha256_json({str(path.relative_to(given)): sha256_file(path) for path in below(given) if path.is_file()})
@@ -176,15 +178,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--card", required=True, help="name or path of the card whose sockets the image serves")
     parser.add_argument("--model", type=Path, help="tarball or folder of the model (algorithm)")
     parser.add_argument("--truth", type=Path, help="tarball or folder of the truth (evaluation); default: synthetic")
-    parser.add_argument("--study", type=Path, help="archive of further studies (algorithm), or of the truth's studies")
+    parser.add_argument("--study", type=Path, help="further studies (algorithm), or studies of the truth (evaluation)")
     parser.add_argument("--planted", action="store_true", help="require that the planted lesions are found")
     parser.add_argument(
         "--spelling",
         choices=tuple(SPELLINGS),
         default="both",
-        help="key of a socket in inputs.json, except in checks of the other (default: %(default)s)",
+        help="key of a socket in inputs.json, except in checks of the keys (default: %(default)s)",
     )
-    parser.add_argument("--legacy", action="store_true", help="the older contract: fixed paths, no inputs.json")
+    parser.add_argument("--legacy", action="store_true", help="older platform interface: fixed paths, no inputs.json")
     parser.add_argument(
         "--profile", choices=tuple(PROFILES), default="cpu-8", help="the machine (default: %(default)s)"
     )
@@ -192,14 +194,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--start-s", type=_seconds, default=300.0, help="time limit of a server's start (default: 300)")
     parser.add_argument("--health-s", type=_seconds, default=10.0, help="time limit of /health (default: 10)")
     parser.add_argument(
-        "--ranking", default="strict.score", help="path of the number that ranks (default: %(default)s)"
+        "--ranking", default="strict.score", help="path of the ranking metric in metrics.json (default: %(default)s)"
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="ID", help="run only these checks")
     parser.add_argument("--output", type=Path, help="folder for the reports (default: build/conformance/IMAGE)")
     parser.add_argument("--verbose", action="store_true", help="print each verdict as soon as it is known")
     parser.add_argument("--engine", default="docker", help="command of the container engine (default: %(default)s)")
     parser.add_argument(
-        "--session", help="label of everything made in the engine: oncoduet.conformance=NAME (default: a new one)"
+        "--session",
+        help="NAME in the label oncoduet.conformance=NAME of all that is made (default: random)",
     )
     return parser
 

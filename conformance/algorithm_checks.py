@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable
 
 from conformance.checks import ENDING, IMAGE, Bench, Checks, Level, Scenario, Skipped
-from conformance.conditions import Case
+from conformance.conditions import CaseRun
 from conformance.container_engine import last_line
-from conformance.outputs import (
+from conformance.output_rules import (
     Broken,
     Doubtful,
     map_file,
@@ -20,7 +20,7 @@ from conformance.outputs import (
     require_same,
     written_files,
 )
-from conformance.studies import SECOND, Keys, Study, corrupted, make_study, with_unknown_sockets
+from conformance.studies import SECOND, Keys, MountedStudy, corrupted, make_study, with_unknown_sockets
 from contract.card import Card
 
 SAME = 1e-6
@@ -28,14 +28,14 @@ SAME_ON_GPU = 1e-3
 
 
 SPELLINGS: dict[str, Keys] = {"both": ("socket", "interface"), "socket": ("socket",), "interface": ("interface",)}
-"""What the platform may call a socket in ``inputs.json``."""
+"""Keys of a socket in ``inputs.json``, by the value of ``--spelling``."""
 
 
 def scenarios(card: Card, *, legacy: bool, keys: Keys = SPELLINGS["both"]) -> dict[str, Scenario]:
-    """Studies by name, each with the conditions that it is run under; ``keys`` where nothing else is tried."""
+    """Scenarios by name; ``keys`` are those of scenarios that do not vary them."""
     listing = not legacy
 
-    def first(**changes: object) -> Callable[[], Study]:
+    def first(**changes: object) -> Callable[[], MountedStudy]:
         return lambda: make_study(card, **{"keys": keys, "listing": listing, **changes})  # type: ignore[arg-type]
 
     return {
@@ -61,19 +61,19 @@ OWN = Checks()
 
 @OWN.add("O1", "error", "every declared output")
 def outputs_exist(bench: Bench) -> str:
-    """The platform takes a case without one of them for failed."""
+    """Without one of them the case fails on the platform."""
     return require_declared(bench.good().output, bench.card)
 
 
 @OWN.add("O1-other", "warning", "no output that is not declared")
 def outputs_are_declared(bench: Bench) -> str:
-    """Uploaded, and ignored."""
+    """The platform uploads and ignores other files."""
     return require_nothing_else(bench.good().output, bench.card)
 
 
 @OWN.add("O2", "error", "one readable .mha or .tif as detection map")
 def map_is_one_image(bench: Bench) -> str:
-    """The platform imports no .nii.gz, and no more than one."""
+    """The platform imports no .nii.gz, and only one image."""
     output = _with_outputs(bench)
     return map_file(output.output, bench.card).suffix
 
@@ -86,14 +86,14 @@ def likelihood_is_a_number(bench: Bench) -> str:
 
 @OWN.add("O4", "error", "the reference's size, spacing, origin and direction (0.001 mm), one float per voxel")
 def map_has_the_references_grid(bench: Bench) -> str:
-    """The platform does not look; the evaluation does."""
+    """The platform does not check this; the evaluation does."""
     _readable(bench)
     return require_geometry(read_map(bench.good().output, bench.card), bench.study("first").reference)
 
 
 @OWN.add("O5", "error", "a detection map: finite, in [0, 1], one value per lesion")
 def map_is_a_detection_map(bench: Bench) -> str:
-    """A softmax is none."""
+    """A softmax output is not one."""
     _readable(bench)
     return require_detection_map(read_map(bench.good().output, bench.card))
 
@@ -118,7 +118,7 @@ def likelihood_is_the_maximum(bench: Bench) -> str:
 def planted_lesion_is_found(bench: Bench) -> str:
     """An array that is flipped under a correct header passes every other check."""
     if not bench.planted:
-        raise Skipped("not asked for: --planted says that the model finds such lesions")
+        raise Skipped("not requested (--planted: the model is expected to find such lesions)")
     _readable(bench)
     lesion = bench.study("first").lesion_mm_xyz
     assert lesion is not None
@@ -127,20 +127,20 @@ def planted_lesion_is_found(bench: Bench) -> str:
 
 @OWN.add("D1", "error", "the same study in a new container: the same voxels and likelihood")
 def same_study_same_answer(bench: Bench) -> str:
-    """To 1e-6 on a CPU, 1e-3 on a GPU."""
+    """Tolerance: 1e-6 on a CPU, 1e-3 on a GPU."""
     return _same(bench, "again")
 
 
 @OWN.add("D5", "error", "another study (oblique, anisotropic, int16, compressed): correct outputs of its own")
 def other_grid_other_answer(bench: Bench) -> str:
-    """Every rule above, once more."""
+    """All rules above, on a different grid."""
     _readable(bench)
     return _all_rules(bench, "second")
 
 
 @OWN.add("D2", "error", "studies A, B, A in one process: A's answer twice, and nothing of B in it")
 def nothing_leaks(bench: Bench) -> str:
-    """A server must not remember."""
+    """A server must keep nothing of earlier studies."""
     if not bench.invoke:
         raise Skipped("an image of the exec protocol has a process per study")
     _readable(bench)
@@ -154,7 +154,7 @@ def nothing_leaks(bench: Bench) -> str:
 
 
 def _same_answer(id: str, level: Level, expected: str, name: str, *, listed: bool = False) -> None:
-    """A check that a scenario gives the first one's answer; ``listed``: it is about ``inputs.json``."""
+    """Add a check that a scenario gives the same answer as the first; ``listed``: the check needs ``inputs.json``."""
 
     @OWN.add(id, level, expected)
     def answer_is_the_same(bench: Bench) -> str:
@@ -173,14 +173,14 @@ _same_answer(
 
 @OWN.add("D4-unknown", "warning", "unknown sockets: a failure with its cause in stderr's last line, and no output")
 def unknown_sockets_are_refused(bench: Bench) -> str:
-    """Not an answer about other images; the platform sends none that are not declared."""
+    """An answer would be about other images; the platform sends only declared sockets."""
     _needs_listing(bench)
     return _refused(bench, "unknown")
 
 
 @OWN.add("O6", "error", "a study without any lesion: correct outputs, and less likely than the one with")
 def nothing_to_find_is_no_error(bench: Bench) -> str:
-    """An empty map is an answer. Less likely is only a doubt unless the model is said to find such lesions."""
+    """An empty map is correct. A likelihood that is not lower is only a warning without ``--planted``."""
     _readable(bench)
     said = _all_rules(bench, "blank")
     empty = require_likelihood(bench.good("blank").output, bench.card)
@@ -192,13 +192,13 @@ def nothing_to_find_is_no_error(bench: Bench) -> str:
 
 @OWN.add("N1", "error", "a truncated image: a failure with its cause in stderr's last line, and no output")
 def corrupt_images_are_refused(bench: Bench) -> str:
-    """ITK alone reads some of these as if nothing were missing."""
+    """ITK reads some truncated images without an error."""
     return _refused(bench, "corrupt")
 
 
 @OWN.add("N2", "error", "the next study after one that failed is answered as before")
 def failures_leave_nothing(bench: Bench) -> str:
-    """A server continues."""
+    """A server must continue after a failure."""
     if not bench.invoke:
         raise Skipped("an image of the exec protocol has a process per study")
     if not bench.good() or bench.case("corrupt").succeeded:
@@ -208,7 +208,7 @@ def failures_leave_nothing(bench: Bench) -> str:
 
 @OWN.add("M1", "error", "without the model: a failure")
 def model_is_used(bench: Bench) -> str:
-    """Else the weights are baked in, and an uploaded model changes nothing."""
+    """Otherwise the weights are in the image, and an uploaded model has no effect."""
     if not bench.place.model:
         raise Skipped("no model was given")
     bench.good()
@@ -220,7 +220,7 @@ def model_is_used(bench: Bench) -> str:
 
 @OWN.add("M2", "error", "without the model: /health never says 200")
 def health_means_loaded(bench: Bench) -> str:
-    """Else the first case pays for the loading, and a model that cannot be loaded shows as a failed case."""
+    """Otherwise the model is loaded during the first case, and a broken model looks like a failed case."""
     if not bench.invoke:
         raise Skipped("an image of the exec protocol")
     if not bench.place.model:
@@ -236,7 +236,7 @@ def health_means_loaded(bench: Bench) -> str:
 
 @OWN.add("C4", "warning", "a second case while one is under way: a clear refusal at once")
 def one_case_at_a_time(bench: Bench) -> str:
-    """The platform asks for one at a time; what else asks must not spoil its outputs."""
+    """The platform sends one case at a time; other requests must not affect its outputs."""
     if not bench.invoke:
         raise Skipped("an image of the exec protocol")
     bench.good()
@@ -249,7 +249,7 @@ def one_case_at_a_time(bench: Bench) -> str:
     if answered != 201:
         raise Broken(f"HTTP status {answered} for the first, {second} for the second")
     if second == 201:
-        raise Skipped("the first case ended before the second was asked for, or both were worked on in turn")
+        raise Skipped("the first case ended before the second began, or they were processed one after the other")
     if second is None or not 400 <= second < 600:
         raise Broken(f"HTTP status {second}")
     return f"HTTP status {second}"
@@ -260,7 +260,7 @@ _same_answer("R8", "warning", "works as any user (12345:0)", "other user")
 
 
 def own_study_check(name: str) -> Checks:
-    """A check of one study that the caller gave."""
+    """The check of one study given with ``--study``."""
     checks = Checks()
 
     @checks.add(f"S-{name}", "error", "correct outputs of the given study")
@@ -272,11 +272,11 @@ def own_study_check(name: str) -> Checks:
 
 
 ALGORITHM = [*IMAGE, *OWN, *ENDING]
-"""All checks of an algorithm, in their order."""
+"""All checks of an algorithm, in order."""
 
 
-def _with_outputs(bench: Bench) -> Case:
-    """The first case, where it has both outputs; else O1 says so."""
+def _with_outputs(bench: Bench) -> CaseRun:
+    """The first case; skipped if an output is missing, which O1 reports."""
     case = bench.good()
     try:
         require_declared(case.output, bench.card)
@@ -286,7 +286,7 @@ def _with_outputs(bench: Bench) -> Case:
 
 
 def _readable(bench: Bench) -> None:
-    """Skip what looks into the first case's map where O1 or O2 has said already that there is none."""
+    """Skip if the first case has no readable map, which O1 or O2 reports."""
     try:
         read_map(_with_outputs(bench).output, bench.card)
     except Broken:

@@ -1,4 +1,4 @@
-"""What is uploaded, as files: a saved image read to its last byte, and the tarballs of a model and of a truth.
+"""Files to upload: a saved image read to its last byte, and the tarballs of a model and of a truth.
 
 Sources: the platform's importer takes one image per archive; model and truth are unpacked with Python's tar filter
 ``data``, which refuses links out of the folder.
@@ -22,9 +22,9 @@ from typing import IO, Any
 
 from conformance.conditions import Files
 from conformance.container_engine import ContainerEngine, Kept
-from conformance.outputs import Broken
+from conformance.output_rules import Broken
 from contract.errors import OncoduetError
-from contract.files.checksums import SUMS, parse_sums
+from contract.files.checksums import SUMS, differing, parse_sums
 from contract.files.reading import below, open_regular
 from contract.files.tarballs import members
 from contract.text import one_line
@@ -34,11 +34,11 @@ LARGEST_BYTES = 10 * 10**9
 """The platform's budget for a compressed image."""
 
 _MOST_SMALL_FILES, _MOST_NAMED = 2000, 100
-"""Kept of an archive: files of at most 1 MiB, and names of unwanted files."""
+"""How many files of at most 1 MiB, and how many names of unwanted files, are kept of an archive."""
 _MOST_IN_A_LAYER = 10_000_000
 
 _PACKED: Mapping[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
-"""What unpacks an archive, by its first bytes."""
+"""Decompressor by the archive's first bytes."""
 _DAMAGED = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
 
 _SECRET = re.compile(
@@ -50,7 +50,7 @@ _PACKAGES = re.compile(r"(^|/)(site|dist)-packages/")
 
 @dataclass
 class Saved:
-    """What is known about a saved image."""
+    """Contents of a saved image, as far as the checks need them."""
 
     layers: int = 0
     size_bytes: int = 0
@@ -60,7 +60,7 @@ class Saved:
 
 
 class Reading:
-    """An image that is read in the background; an error is raised when the result is asked for."""
+    """An image that is read in the background; errors are raised by :meth:`result`."""
 
     def __init__(self, read: Callable[[], Saved]) -> None:
         self._found: Future[Saved] = Future()
@@ -68,7 +68,7 @@ class Reading:
         Thread(target=self._read, args=[read], daemon=True).start()
 
     def result(self) -> Saved:
-        """Wait for the end; raises what reading raised."""
+        """Wait for the end; raises any error of the reading."""
         return self._found.result()
 
     def _read(self, read: Callable[[], Saved]) -> None:
@@ -86,14 +86,14 @@ def read_saved(engine: ContainerEngine, image: str) -> Saved:
     try:
         return _read_members(process.stdout)
     except tarfile.TarError as error:
-        raise Broken(f"no archive from {engine.command} save ({one_line(str(error))})") from None
+        raise Broken(f"{engine.command} save wrote no archive ({one_line(str(error))})") from None
     finally:
         process.stdout.close()
         process.wait()
 
 
 def read_archive(archive: Path) -> Saved:
-    """The same of an archive that exists, with gzip's checksum; the rules are those of ``export.sh``."""
+    """Read an existing archive to its end, with gzip's checksum, by the rules of ``export.sh``."""
     if archive.name.endswith(".tar.gz"):
         try:
             check_image(archive, allow_standin=True)
@@ -141,16 +141,16 @@ def tarball_files(tarball: Path) -> Files:
 
 
 def require_sums(files: Files) -> None:
-    """Raise ``Broken`` where ``SHA256SUMS`` is among the files and names others."""
+    """Raise ``Broken`` if the files include a ``SHA256SUMS`` that does not match them."""
     if SUMS not in files:
         return
     try:
         stated = parse_sums(files[SUMS].decode(errors="replace"), SUMS)
     except OncoduetError as error:
         raise Broken(str(error)) from None
-    for name in sorted(stated.keys() | files.keys() - {SUMS}):
-        if name not in files or stated.get(name) != hashlib.sha256(files[name]).hexdigest():
-            raise Broken(f"{name} is not the file that {SUMS} names")
+    found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != SUMS}
+    for name, _, _ in differing(stated, found):
+        raise Broken(f"{name} is not the file that {SUMS} names")
 
 
 def folder_files(folder: Path) -> Files:

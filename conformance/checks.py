@@ -1,7 +1,7 @@
-"""A check: an id, a level, what is expected, and a function that looks. And the checks of every image.
+"""A check: an id, a level, what is expected, and a function that inspects. Also the checks of every image.
 
-A check asks the bench for the runs that it needs; each run is made once, when the first check asks for it, so a part of
-the checks costs only its part of the time. Ids are those of the table in ``docs/platform.md``.
+A check asks the bench for the runs that it needs. Each run is made once, when the first check asks for it, so running
+only some checks makes only their runs. Ids are those of the table in ``docs/platform.md``.
 """
 
 import math
@@ -19,7 +19,7 @@ from conformance.conditions import (
     API_LABEL,
     GB,
     INPUT_TARGET,
-    Case,
+    CaseRun,
     Conditions,
     Files,
     NotRunError,
@@ -29,15 +29,15 @@ from conformance.conditions import (
     start_server,
 )
 from conformance.container_engine import last_line
-from conformance.outputs import Broken, Doubtful, require_short_lines, require_utf8
-from conformance.studies import Study
+from conformance.output_rules import Broken, Doubtful, require_short_lines, require_utf8
+from conformance.studies import MountedStudy
 from contract.card import Card
 from contract.errors import OncoduetError
 from contract.text import one_line
 
 Level = Literal["error", "warning"]
 _MOST_ENTRIES = 10_000
-"""Looked at of a folder of an image."""
+"""How many entries of an image's folder are inspected."""
 
 
 class Skipped(Exception):  # noqa: N818 - a verdict
@@ -45,8 +45,8 @@ class Skipped(Exception):  # noqa: N818 - a verdict
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a check came to."""
+class CheckResult:
+    """The result of a check."""
 
     id: str
     level: Level
@@ -57,20 +57,20 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that has to be so."""
+    """One requirement."""
 
     id: str
     level: Level
     expected: str
-    see: Callable[[Any], str]
-    """Says what was found; raises ``Broken`` or ``Skipped``."""
+    inspect: Callable[[Any], str]
+    """Returns what was found; raises ``Broken`` or ``Skipped``."""
     of_archive: bool = False
-    """Whether it asks for the saved image, which is read while the other checks are made."""
+    """Whether it needs the saved image, which is read while the other checks run."""
 
-    def decide(self, bench: "Bench") -> Verdict:
-        """See, and put it into words; what the engine refuses is a failure of this check alone."""
+    def decide(self, bench: "Bench") -> CheckResult:
+        """Inspect, and describe the result; what the engine refuses fails only this check."""
         try:
-            return self._verdict("pass", self.see(bench))
+            return self._verdict("pass", self.inspect(bench))
         except Skipped as reason:
             return self._verdict("skipped", str(reason))
         except NotRunError as reason:
@@ -82,35 +82,35 @@ class Check:
         except OncoduetError as error:
             return self._verdict("fail", str(error))
 
-    def _verdict(self, verdict: Literal["pass", "fail", "skipped"], found: str) -> Verdict:
-        return Verdict(self.id, self.level, verdict, self.expected, one_line(found)[:500])
+    def _verdict(self, verdict: Literal["pass", "fail", "skipped"], found: str) -> CheckResult:
+        return CheckResult(self.id, self.level, verdict, self.expected, one_line(found)[:500])
 
 
 class Checks(list[Check]):
-    """Checks in the order in which they are made and shown."""
+    """Checks in the order in which they run and are shown."""
 
     def add(
         self, id: str, level: Level, expected: str, *, of_archive: bool = False
     ) -> Callable[[Callable[[Any], str]], Callable[[Any], str]]:
-        """Decorate the function that sees."""
+        """Decorate the function that inspects."""
 
-        def register(see: Callable[[Any], str]) -> Callable[[Any], str]:
-            self.append(Check(id, level, expected, see, of_archive))
-            return see
+        def register(inspect: Callable[[Any], str]) -> Callable[[Any], str]:
+            self.append(Check(id, level, expected, inspect, of_archive))
+            return inspect
 
         return register
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One case, and the conditions that it is run under."""
+    """One case, and the conditions under which it runs."""
 
-    study: Callable[[], Study]
+    study: Callable[[], MountedStudy]
     variant: Variant = "plain"
     alone: bool = False
-    """In a container of its own, where a server would take it among others."""
+    """Whether a server gets a container of its own for this case."""
     truth: Files | None = None
-    """Instead of the bench's."""
+    """Truth that replaces the bench's; None: the bench's."""
 
 
 @dataclass
@@ -120,15 +120,15 @@ class Bench:
     place: Place
     card: Card
     archive: Path | None = None
-    """The image's archive, where that was given instead of a name."""
+    """The image's archive; None where a name was given."""
     tarball: Path | None = None
-    """Of the model (algorithm) or the truth (evaluation), where it is one."""
+    """Tarball of the model (algorithm) or the truth (evaluation); None where a folder was given."""
     planted: bool = False
     """Whether the image is expected to find the planted lesion."""
     ranking: str = "strict.score"
     legacy: bool = False
     scenarios: Mapping[str, Scenario] = field(default_factory=dict)
-    cases: dict[str, Case] = field(default_factory=dict)
+    cases: dict[str, CaseRun] = field(default_factory=dict)
     _server: Server | None = None
 
     @property
@@ -136,12 +136,12 @@ class Bench:
         """Whether the image is a server."""
         return self.place.api == "invoke"
 
-    def study(self, name: str) -> Study:
+    def study(self, name: str) -> MountedStudy:
         """A study by the name of its scenario."""
         return self.scenarios[name].study()
 
-    def case(self, name: str) -> Case:
-        """How a scenario ended; run at the first question."""
+    def case(self, name: str) -> CaseRun:
+        """How a scenario ended; it runs when first asked for."""
         if name not in self.cases:
             scenario = self.scenarios[name]
             files = scenario.study().files
@@ -155,8 +155,8 @@ class Bench:
                     self.cases[name] = server.invoke(files)
         return self.cases[name]
 
-    def good(self, name: str = "first") -> Case:
-        """A run that succeeded; what needs more than the first is skipped where even that failed."""
+    def good(self, name: str = "first") -> CaseRun:
+        """A scenario's run that succeeded; skipped if the first case failed."""
         if not self.case("first").succeeded:
             raise Skipped("the first case failed")
         case = self.case(name)
@@ -172,7 +172,7 @@ class Bench:
 
     @contextmanager
     def other_server(self, variant: Variant, *, truth: Files | None, patience: float | None = None) -> Iterator[Server]:
-        """A server of its own, stopped in the end."""
+        """A separate server, stopped at the end."""
         server = start_server(self.place, variant, truth=truth, patience=patience)
         try:
             yield server
@@ -181,26 +181,26 @@ class Bench:
 
     @cached_property
     def reading(self) -> Reading:
-        """The image as it would be uploaded: saved and read in the background from the first question on."""
+        """The image as it would be uploaded: saved and read in the background from first use on."""
         return Reading(
             lambda: read_archive(self.archive) if self.archive else read_saved(self.place.engine, self.place.image)
         )
 
     @property
     def saved(self) -> Saved:
-        """The same, once it is read."""
+        """The saved image, once it has been read."""
         return self.reading.result()
 
     @cached_property
     def conditions(self) -> Conditions:
-        """What a process in the image sees of the conditions."""
+        """The conditions as a process in the image sees them."""
         try:
             return self.place.probe(_PROBE)
         except OncoduetError as error:
             raise Skipped(str(error)) from None
 
     def streams(self) -> list[bytes]:
-        """What all runs that succeeded have printed."""
+        """Output of all runs that succeeded."""
         self.good()
         return [stream for case in self.cases.values() if case.succeeded for stream in (case.stdout, case.stderr)]
 
@@ -244,14 +244,14 @@ print(json.dumps({
 """
 
 IMAGE = Checks()
-"""Checks that an image of either kind gets."""
+"""Checks of images of both kinds."""
 
 
 @IMAGE.add("A1", "error", "a user that is not root and can be resolved")
 def user_is_not_root(bench: Bench) -> str:
     """Docker runs an image without a user as root; the platform refuses it."""
     try:
-        bench.place.uid  # noqa: B018 - it is known, and is not 0
+        bench.place.uid  # noqa: B018 - raises if unknown or 0
     except NotRunError as reason:
         raise Broken(str(reason)) from None
     return f"user {bench.place.config['User']}"
@@ -269,7 +269,7 @@ def platform_is_amd64(bench: Bench) -> str:
 
 @IMAGE.add("A3", "error", "an entry point or command, and exec, invoke or nothing as api-method")
 def something_is_started(bench: Bench) -> str:
-    """What the platform would start, and how."""
+    """The entry point and protocol that the platform would use."""
     config = bench.place.config
     if not (config.get("Entrypoint") or config.get("Cmd")):
         raise Broken("neither entry point nor command")
@@ -280,7 +280,7 @@ def something_is_started(bench: Bench) -> str:
 
 @IMAGE.add("A4", "error", "one whole image, with its configuration and all layers", of_archive=True)
 def archive_is_whole(bench: Bench) -> str:
-    """As the platform's importer reads it."""
+    """Read as by the platform's importer."""
     if bench.saved.faults:
         raise Broken("; ".join(bench.saved.faults))
     return f"{bench.saved.layers} layers"
@@ -288,7 +288,7 @@ def archive_is_whole(bench: Bench) -> str:
 
 @IMAGE.add("A4-size", "warning", f"at most {LARGEST_BYTES / 1e9:g} GB to upload", of_archive=True)
 def archive_fits(bench: Bench) -> str:
-    """Uncompressed where no archive was given: what fits so fits compressed."""
+    """The uncompressed size where no archive was given, an upper limit of the compressed one."""
     size = bench.saved.size_bytes
     if size > LARGEST_BYTES:
         raise Broken(f"{size / 1e9:.2f} GB")
@@ -297,7 +297,7 @@ def archive_fits(bench: Bench) -> str:
 
 @IMAGE.add("A5", "warning", "nothing in the image at /tmp, /input, /output or /opt/ml, where it disappears")
 def nothing_lies_where_it_vanishes(bench: Bench) -> str:
-    """What is there works everywhere but on the platform."""
+    """Such files are visible everywhere but on the platform."""
     files: list[str] = []
     for place in ("/tmp", "/input", "/output", "/opt/ml"):
         with bench.place.engine.reading(bench.place.still, place) as entries:
@@ -311,7 +311,7 @@ def nothing_lies_where_it_vanishes(bench: Bench) -> str:
 
 @IMAGE.add("A6", "error", "a tarball that Python's filter data unpacks, as SHA256SUMS in it says")
 def tarball_is_safe(bench: Bench) -> str:
-    """Of the model or the truth."""
+    """The tarball of the model or the truth."""
     if bench.tarball is None:
         raise Skipped("no tarball was given")
     return f"{len(tarball_files(bench.tarball))} files"
@@ -319,7 +319,7 @@ def tarball_is_safe(bench: Bench) -> str:
 
 @IMAGE.add("A7", "warning", "no secrets, histories or images of patients in the layers", of_archive=True)
 def layers_hold_nothing_private(bench: Bench) -> str:
-    """Looked for by name; packages' own example data do not count."""
+    """Found by name; example data of installed packages are ignored."""
     if bench.saved.unwanted:
         raise Broken(", ".join(bench.saved.unwanted[:5]))
     return "none by name"
@@ -376,7 +376,7 @@ def conditions_of_memory(bench: Bench) -> str:
 
 @IMAGE.add("R9", "error", "no variable GRAND_CHALLENGE_…, which the platform takes away")
 def no_stripped_variables(bench: Bench) -> str:
-    """In the image's own settings too: what relies on one works everywhere but there."""
+    """Checked in the image's settings: what relies on one works everywhere but on the platform."""
     own = [each.partition("=")[0] for each in bench.place.config.get("Env") or []]
     found = [name for name in own if name.upper().startswith("GRAND_CHALLENGE_")]
     if found:
@@ -386,7 +386,7 @@ def no_stripped_variables(bench: Bench) -> str:
 
 @IMAGE.add("R9-home", "warning", "HOME as /etc/passwd has it, which the platform sets")
 def home_is_the_users(bench: Bench) -> str:
-    """What an image puts there itself is not seen on the platform."""
+    """An image's own HOME has no effect on the platform."""
     found = bench.conditions
     if found.passwd is None:
         raise Skipped(f"user {found.uid} has no entry in /etc/passwd")
@@ -395,7 +395,7 @@ def home_is_the_users(bench: Bench) -> str:
 
 @IMAGE.add("C1-health", "error", "GET /health is 200 when the image is ready, without a redirect, in time")
 def health_is_200(bench: Bench) -> str:
-    """Each question gets its answer within 10 s, and the right one within 300 s (or what the limits say)."""
+    """Each request is answered within 10 s, and with 200 within 300 s (or the given limits)."""
     _require_invoke(bench)
     health, limits = bench.server.health, bench.place.limits
     if not bench.server.ready:
@@ -407,7 +407,7 @@ def health_is_200(bench: Bench) -> str:
 
 @IMAGE.add("C1", "error", "exit code 0, or exactly 201 from POST /invoke")
 def first_case_succeeds(bench: Bench) -> str:
-    """The plainest case there is."""
+    """The plain case."""
     case = bench.case("first")
     if not case.succeeded:
         if bench.invoke and not bench.server.ready:
@@ -417,12 +417,12 @@ def first_case_succeeds(bench: Bench) -> str:
 
 
 ENDING = Checks()
-"""Checks that are made last: they look back at all cases, and end the server."""
+"""Checks that run last: they look back at all cases, and stop the server."""
 
 
 @ENDING.add("C2", "error", "UTF-8 on stdout and stderr")
 def logs_are_utf8(bench: Bench) -> str:
-    """One other byte ends the platform's reader, and the job."""
+    """Any other byte ends the platform's log reader, and the job."""
     return require_utf8(bench.streams())
 
 
@@ -434,7 +434,7 @@ def lines_are_short(bench: Bench) -> str:
 
 @ENDING.add("C2-quiet", "warning", "nothing on stderr when a case succeeds")
 def stderr_is_quiet(bench: Bench) -> str:
-    """Anything there marks the job with a warning."""
+    """Any output there marks the job with a warning."""
     said = bench.good().stderr
     if said:
         raise Broken(f"{len(said)} bytes, the last line: {last_line(said)[:200]}")
@@ -464,7 +464,7 @@ def server_ends(bench: Bench) -> str:
     left = server.count_processes() - server.processes
     seconds = server.stop()
     if seconds is None:
-        raise Broken(f"it ran on for {bench.place.limits.stop:g} s after SIGTERM")
+        raise Broken(f"still running {bench.place.limits.stop:g} s after SIGTERM")
     if left > 0:
         raise Broken(f"{left} processes more than before the first case")
     return f"ended after {seconds:.1f} s, {left} processes left"
@@ -481,13 +481,13 @@ def _held(held: bool, text: str, otherwise: str) -> str:
     return text
 
 
-def run(checks: Sequence[Check], bench: Bench, only: Sequence[str] = ()) -> Iterator[Verdict]:
+def run(checks: Sequence[Check], bench: Bench, only: Sequence[str] = ()) -> Iterator[CheckResult]:
     """Decide checks, all or those with the given ids: in their order, but those of the archive last.
 
     Saving an image of gigabytes keeps the engine busy for half a minute, and a case keeps hardly more than one core.
     """
     chosen = [check for check in checks if not only or check.id in only]
     if any(check.of_archive for check in chosen):
-        bench.reading  # noqa: B018 - it begins
+        bench.reading  # noqa: B018 - starts reading
     for check in sorted(chosen, key=lambda check: check.of_archive):
         yield check.decide(bench)

@@ -33,7 +33,7 @@ from contract.process.invoke_server import PORT
 from contract.upload import user_and_group
 
 Files = Mapping[str, bytes]
-"""Contents by path below a folder."""
+"""File contents by path relative to a folder."""
 
 INPUT_TARGET = "/opt/ml/input/data/case-input"
 MODEL = "/opt/ml/model"
@@ -41,10 +41,10 @@ TRUTH = "/opt/ml/input/data/ground_truth"
 API_LABEL = "org.grand-challenge.api-method"
 GB = 1 << 30
 MOST_OUTPUT_BYTES, MOST_OUTPUT_FILES = 2 * GB, 1000
-"""Taken out of ``/output``; more is a failed case."""
+"""Limits of what is copied from ``/output``; a case that writes more has failed."""
 _MOST_PASSWD_BYTES = 1 << 20
 _KEEPER, _OTHER = 65531, 12345
-"""User ids: of the keeper, and of another user than the image's."""
+"""User ids of the keeper, and of a user other than the image's."""
 _Answer = TypeVar("_Answer")
 
 
@@ -76,19 +76,19 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Case:
+class CaseRun:
     """How one case ended."""
 
     status: int | None
-    """Exit code, or HTTP status of an invocation; None: it did not end in time, or the server was never ready."""
+    """Exit code, or HTTP status of an invocation; None: not ended in time, or the server was never ready."""
     success: int
     stdout: bytes
     stderr: bytes
     seconds: float
     output: Path
-    """What ``/output`` held afterwards."""
+    """Copy of ``/output`` after the case."""
     note: str = ""
-    """What is known about a failure beyond the status."""
+    """Cause of a failure, as far as known."""
 
     @property
     def succeeded(self) -> bool:
@@ -97,18 +97,18 @@ class Case:
 
     @property
     def how(self) -> str:
-        """In a few words, with the last line of stderr."""
+        """The outcome in a few words, with the last line of stderr."""
         word = "exit code" if self.success == 0 else "HTTP status"
         ended = "no answer" if self.status is None else f"{word} {self.status}"
         return ", ".join(part for part in (ended, self.note, last_line(self.stderr)[:300]) if part)
 
 
 class NotRunError(OncoduetError):
-    """The image is not run: its user is root or unknown."""
+    """The image is not run, since its user is root or unknown."""
 
 
 class Conditions(BaseModel):
-    """What a process in the image sees of the conditions."""
+    """The conditions as a process in the image sees them."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -132,18 +132,18 @@ class Conditions(BaseModel):
 
 
 class Health(BaseModel):
-    """Statuses in turn (or the names of errors), and how long the slowest answer took."""
+    """Successive statuses (or names of errors) of ``/health``, and how long the slowest answer took."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
     statuses: list[int | str] = Field(default_factory=list, max_length=1000)
     slowest_s: float = 0.0
     ready_s: float | None = None
-    """After how long it was ready; None: never."""
+    """Time from the start until it was ready; None: never."""
 
     @property
     def last(self) -> int | str | None:
-        """The last status, or error, that ``/health`` gave; None where it was never asked."""
+        """The last status, or error, of ``/health``; None before the first request."""
         return self.statuses[-1] if self.statuses else None
 
 
@@ -166,7 +166,7 @@ class Place:
     model: Files = field(default_factory=dict)
     truth: Files = field(default_factory=dict)
     _writers: set[int] = field(default_factory=set)
-    """Users who may have written into ``/output``."""
+    """Ids of users who may have written into ``/output``."""
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -175,13 +175,13 @@ class Place:
 
     @property
     def api(self) -> str:
-        """How the platform would start it; quotes and case do not matter to the platform."""
+        """How the platform would start the image; it ignores quotes and case."""
         label = (self.config.get("Labels") or {}).get(API_LABEL, "exec")
         return str(label).strip().strip("\"'").lower()
 
     @cached_property
     def uid(self) -> int:
-        """Of the image's user, which is not root.
+        """Id of the image's user, which is not root.
 
         Raises
         ------
@@ -200,7 +200,7 @@ class Place:
         return uid
 
     def _uid_of(self, name: str) -> int | None:
-        """By the image's own table, of which the engine takes the first that fits."""
+        """Look the name up in the image's own ``/etc/passwd``; the first entry counts, as for the engine."""
         with self.engine.reading(self.still, "/etc/passwd") as entries:
             for _, content in entries:
                 text = content.read(_MOST_PASSWD_BYTES) if content else b""
@@ -212,24 +212,24 @@ class Place:
 
     @cached_property
     def still(self) -> str:
-        """A container of the image as it is, to be looked into; it never runs."""
+        """A container of the unchanged image, for reading its files; it never runs."""
         return self.engine.create(self.image, "nothing")
 
     @cached_property
     def derived(self) -> str:
-        """The image with the platform's folders, in one layer more: its own content at these places vanishes."""
+        """The image with the platform's folders, in one more layer, which hides its own content at these paths."""
         tag = f"oncoduet-conformance-{self.engine.name}"
         self.engine.add_layer(self.image, _platform_folders(), tag=tag)
         return tag
 
     @cached_property
     def volumes(self) -> dict[str, str]:
-        """Names of the volumes."""
+        """Names of the engine's volumes, by folder."""
         return {name: self.engine.volume() for name in ("input", "output", "model", "truth", "void")}
 
     @cached_property
     def keeper(self) -> str:
-        """A container without rights on all volumes, with the model and the truth laid out."""
+        """An unprivileged container with all volumes mounted, model and truth already copied in."""
         container = self._keep(self.volumes)
         folders = {f"{name}/": b"" for name in ("input", "void")}
         files = {f"{top}/{path}": content for top in ("model", "truth") for path, content in getattr(self, top).items()}
@@ -240,7 +240,7 @@ class Place:
     def _keep(self, volumes: Mapping[str, str]) -> str:
         """Start a container that does nothing, with volumes below ``/volumes``.
 
-        It has to run: podman mounts the volumes of a container that does, and copies into no other.
+        It has to run: podman mounts volumes, and copies into them, only while a container runs.
         """
         mounts = [f"--volume={name}:/volumes/{place}:nocopy" for place, name in volumes.items()]
         container = self.engine.create(
@@ -251,7 +251,7 @@ class Place:
         return container
 
     def _empty(self, folder: str, user: int) -> None:
-        """Remove what a user has put into a volume."""
+        """Remove a user's files from a volume."""
         below = f"find /volumes/{folder} -mindepth 1"
         theirs = f"{below} -type d -user {user} ! -perm -700 -exec chmod u+rwx {{}} \\; ; {below} -delete"
         self.engine("exec", "--user", f"{user}:{user}", self.keeper, "/bin/sh", "-c", theirs)
@@ -278,7 +278,10 @@ class Place:
         if profile.gpu and self.engine.has_gpu:
             flags += ["--gpus", "all"]
         else:
-            flags += ["--env", "CUDA_VISIBLE_DEVICES="]  # this host's /proc may tell of a GPU that is not lent
+            flags += [
+                "--env",
+                "CUDA_VISIBLE_DEVICES=",
+            ]  # /proc of this host may show a GPU that the container does not have
         if variant == "read-only root":
             flags += ["--read-only"]
         if variant == "another user":
@@ -294,7 +297,7 @@ class Place:
         return volume
 
     def lay_out(self, study: Files) -> None:
-        """Give ``/input`` this content, and ``/output`` none."""
+        """Fill ``/input`` with this content, and empty ``/output``."""
         self._empty("input", _KEEPER)
         for user in sorted(self._writers):
             self._empty("output", user)
@@ -303,9 +306,9 @@ class Place:
             self.engine("cp", "-", f"{self.keeper}:/volumes", given=pack(files, owner=_KEEPER))
 
     def take(self) -> Path:
-        """What ``/output`` holds now, copied: files and folders, never a link.
+        """Copy what ``/output`` holds now: files and folders, never a link.
 
-        Raises ``OncoduetError``: it is too much, or cannot be copied.
+        Raises ``OncoduetError``: there is too much, or it cannot be copied.
         """
         folder = Path(tempfile.mkdtemp(dir=self.work))
         (folder / "output").mkdir()
@@ -324,10 +327,10 @@ class Place:
                     else:
                         place.write_bytes(content.read())
                 except (OSError, ValueError, tarfile.TarError) as error:
-                    raise OncoduetError(f"{member.name!r} in /output, which cannot be copied: {error}") from None
+                    raise OncoduetError(f"{member.name!r} in /output cannot be copied: {error}") from None
         return folder / "output"
 
-    def run_once(self, study: Files, variant: Variant = "plain", *, truth: Files | None = None) -> Case:
+    def run_once(self, study: Files, variant: Variant = "plain", *, truth: Files | None = None) -> CaseRun:
         """Start the image for one case, as the platform's ``exec`` does."""
         self.lay_out(study)
         container = self.engine.create(*self.flags(variant, truth=truth), self.derived)
@@ -346,35 +349,35 @@ class Place:
 
     def ended(
         self, status: int | None, success: int, stdout: bytes, stderr: bytes, *, seconds: float, note: str
-    ) -> Case:
-        """The case, with what it left in ``/output``; too much there is a failure at any status."""
+    ) -> CaseRun:
+        """The ended case with its ``/output``; too much there is a failure at any status."""
         try:
-            return Case(status, success, stdout, stderr, seconds, self.take(), note)
+            return CaseRun(status, success, stdout, stderr, seconds, self.take(), note)
         except OncoduetError as error:
-            return Case(None, success, stdout, stderr, seconds, Path(tempfile.mkdtemp(dir=self.work)), str(error))
+            return CaseRun(None, success, stdout, stderr, seconds, Path(tempfile.mkdtemp(dir=self.work)), str(error))
 
     def probe(self, code: str) -> Conditions:
         """Run a few lines of Python in the image, under the conditions of a case; they print JSON.
 
-        Raises ``OncoduetError``: the image has no ``python3``, or one that says something else.
+        Raises ``OncoduetError``: the image has no ``python3``, or its output is unexpected.
         """
         self.lay_out({"inputs.json": b"[]"})
         status, stdout, stderr = self.engine.ask(
             *["run", "--rm", *self.engine.closed, *self.flags()], *["--entrypoint", "python3", self.derived, "-c", code]
         )
         if status != 0:
-            raise OncoduetError(self.image, expected="python3 in the image, to look around", found=last_line(stderr))
+            raise OncoduetError(
+                self.image, expected="python3 in the image, for checking the conditions", found=last_line(stderr)
+            )
         return self.said(stdout, TypeAdapter(Conditions))
 
     def said(self, stdout: bytes, answer: TypeAdapter[_Answer]) -> _Answer:
-        """What the image's ``python3`` has answered, if it is an answer at all."""
+        """Parse the output of the image's ``python3``. Raises ``OncoduetError``: it is unexpected."""
         try:
             return answer.validate_json(stdout)
         except ValidationError:
             said = last_line(stdout)[:80]
-            raise OncoduetError(
-                self.image, expected="its python3 to answer what it was asked", found=f"{said!r}"
-            ) from None
+            raise OncoduetError(self.image, f"unexpected output of the image's python3: {said!r}") from None
 
     def _killed_for_memory(self, container: str) -> bool:
         return self.engine("inspect", "--format", "{{.State.OOMKilled}}", container).strip() == b"true"
@@ -411,61 +414,61 @@ except OSError as error:
 
 @dataclass
 class Server:
-    """A container that was started once and is asked for several cases."""
+    """A container that is started once and processes several cases."""
 
     place: Place
     container: str
     attached: "_Attached"
     health: Health
     processes: int = 0
-    """How many ran in it before the first case."""
+    """Number of processes before the first case."""
 
     @property
     def ready(self) -> bool:
-        """Whether ``/health`` ever answered that the service is ready."""
+        """Whether ``/health`` ever returned 200."""
         return self.health.ready_s is not None
 
-    def invoke(self, study: Files) -> Case:
-        """Ask for one case."""
+    def invoke(self, study: Files) -> CaseRun:
+        """Process one case."""
         place = self.place
         place.lay_out(study)
         before = len(self.attached.stdout()), len(self.attached.stderr())
         begun = time.monotonic()
         status = self.post(place.limits.case) if self.ready else None
         seconds = time.monotonic() - begun
-        time.sleep(0.2)  # what was printed last is on its way through the engine
+        time.sleep(0.2)  # the engine may not have passed on the last output yet
         stdout, stderr = self.attached.stdout()[before[0] :], self.attached.stderr()[before[1] :]
-        note = "" if self.ready else f"/health never said 200 ({self.health.statuses})"
+        note = "" if self.ready else f"/health never returned 200 ({self.health.statuses})"
         stderr = stderr if self.ready else self.attached.stderr()
         return place.ended(status, 201, stdout, stderr, seconds=seconds, note=note)
 
     def post(self, seconds: float) -> int | None:
-        """Ask for a case and return the status."""
+        """POST ``/invoke`` and return the status; None without an answer."""
         answered, stdout, _ = self.place.engine.ask(
             "exec", self.container, "python3", "-c", _INVOKE, str(PORT), str(seconds), seconds=seconds + 60
         )
         return self.place.said(stdout, _STATUS) if answered == 0 else None
 
     def begin_post(self) -> Future[int | None]:
-        """Ask for a case and do not wait."""
+        """POST ``/invoke`` in the background."""
         pool = ThreadPoolExecutor(1)
         asked = pool.submit(self.post, self.place.limits.case)
         pool.shutdown(wait=False)
         return asked
 
     def count_processes(self) -> int:
-        """How many run in it now."""
+        """Number of processes now."""
         return max(0, len(self.place.engine("top", self.container).splitlines()) - 1)
 
     def peak_memory_gb(self) -> float | None:
-        """The largest memory that it held, by the kernel's account; None where that is not kept."""
+        """Peak memory by the kernel's count; None where the kernel keeps none."""
         paths = "/sys/fs/cgroup/memory.peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes"
         _, stdout, _ = self.place.engine.ask("exec", self.container, "/bin/sh", "-c", f"cat {paths} 2>/dev/null")
         numbers = [int(word) for word in stdout.split() if word.isdigit() and len(word) < 20]
         return numbers[0] / 1e9 if numbers else None
 
     def stop(self) -> float | None:
-        """Send SIGTERM; how many seconds it took to end, or None where it did not within the limit (it is killed)."""
+        """Send SIGTERM; seconds until it ended, or None if it did not within the limit and was killed."""
         begun = time.monotonic()
         self.place.engine.ask("kill", "--signal", "TERM", self.container)
         status = self.attached.wait(self.place.limits.stop)
@@ -501,7 +504,7 @@ def start_server(
             if health.last == 200 or (isinstance(health.last, int) and 300 <= health.last < 400):
                 break
         elif b"python3" in stdout + stderr and b"not found" in stdout + stderr:
-            raise OncoduetError(place.image, "no python3 in the image, to call its server")
+            raise OncoduetError(place.image, "no python3 in the image, which is needed to call its server")
         else:
             time.sleep(0.1)
     ready = health.last == 200
@@ -513,7 +516,7 @@ def start_server(
 
 
 class _Attached:
-    """The streams of a container, byte for byte: the engine's own log would replace what is not UTF-8."""
+    """The streams of a container, byte for byte; the engine's own log would replace bytes that are not UTF-8."""
 
     def __init__(self, engine: ContainerEngine, container: str) -> None:
         self.engine, self.container = engine, container
@@ -540,7 +543,7 @@ class _Attached:
         return self.process.poll()
 
     def wait(self, seconds: float) -> int | None:
-        """The exit code, or None where it runs still after so long."""
+        """The exit code, or None if it is still running after this time."""
         assert self.process is not None
         try:
             return self.process.wait(seconds)
@@ -560,7 +563,7 @@ class _Attached:
 
 @contextmanager
 def workplace() -> Iterator[Path]:
-    """A folder for what comes out of the containers."""
+    """A temporary folder for outputs of the containers."""
     folder = Path(tempfile.mkdtemp(prefix="conformance-"))
     try:
         yield folder
@@ -569,7 +572,7 @@ def workplace() -> Iterator[Path]:
 
 
 def _platform_folders() -> bytes:
-    """A tar of what the platform has; a link that is replaced by a folder takes away what the image has there."""
+    """A tar of the platform's folders; replacing a link by a folder removes what the image has there."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as tar:
         for path in ("output", "opt/ml"):

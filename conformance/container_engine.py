@@ -1,8 +1,8 @@
-"""The container engine, by its command line; everything made here bears one label, by which it is removed at the end.
+"""The container engine, by its command line; everything made here has one label, by which it is removed at the end.
 
-Docker, or podman under the same commands. Only ``engine.py`` starts the engine's client. Its processes get a session of
-their own, so that Ctrl-C reaches us only and what was made can still be removed. A client's output is untrusted: a
-bounded part of each stream is kept, and an image's files are taken as the tar that the engine makes.
+Docker, or podman with the same commands. Only this module starts the engine's client. Its processes get a session of
+their own, so that Ctrl-C reaches only us and everything can still be removed. A client's output is untrusted: a bounded
+part of each stream is kept, and an image's files are read from the tar that the engine makes.
 """
 
 import io
@@ -27,13 +27,13 @@ from contract.text import one_line
 
 LABEL = "oncoduet.conformance"
 _ANSWER_S = 1800
-"""Within which the engine answers; loading and saving large images take minutes."""
+"""Time limit of an engine command; loading and saving large images take minutes."""
 
 _MOST_FILES, _PROCESSES = 1 << 20, 4096
 MOST_BYTES = 16 << 20
-"""Kept of one stream, more than any honest one says."""
+"""Limit of one stream, more than honest output needs."""
 _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
-"""Any name or id of an image; nothing else enters a Dockerfile."""
+"""Names and ids of images; nothing else is written into a Dockerfile."""
 
 
 class Kept:
@@ -47,11 +47,11 @@ class Kept:
         self._thread.start()
 
     def so_far(self) -> bytes:
-        """What was kept until now."""
+        """The bytes kept until now."""
         return bytes(self._kept)
 
     def whole(self) -> bytes:
-        """The same, once the stream has ended."""
+        """The bytes kept, once the stream has ended."""
         self._thread.join()
         return self.so_far()
 
@@ -67,17 +67,17 @@ class Kept:
 
 @dataclass(frozen=True)
 class ContainerEngine:
-    """An engine that answers, and everything that one check of an image makes with it."""
+    """The engine, and everything that one run of the conformance makes with it."""
 
     command: str
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """Of what is made here, by which it can be found."""
+    """Value of the label of everything that is made."""
     loaded: dict[str, str] = field(default_factory=dict)
-    """Names of images that were not there before, and the ids of those that had these names (empty: none)."""
+    """Names of loaded images, and the ids of images that had these names before (empty: none)."""
 
     @property
     def label(self) -> str:
-        """Borne by all that is made here."""
+        """Label of everything that is made."""
         return f"{LABEL}={self.name}"
 
     def __call__(self, *arguments: str, given: bytes | None = None) -> bytes:
@@ -89,7 +89,7 @@ class ContainerEngine:
         return ended.stdout
 
     def ask(self, *arguments: str, seconds: float = _ANSWER_S) -> tuple[int, bytes, bytes]:
-        """Run one command whose failure is an answer too; status, stdout and stderr."""
+        """Run one command that may fail; returns status, stdout and stderr."""
         ended = self._run(arguments, given=None, seconds=seconds)
         return ended.returncode, ended.stdout, ended.stderr
 
@@ -103,7 +103,7 @@ class ContainerEngine:
                 Thread(target=_feed, args=[process.stdin, given], daemon=True).start()
             process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise OncoduetError(f"{self.command} {arguments[0]}", f"no end within {seconds:g} s") from None
+            raise OncoduetError(f"{self.command} {arguments[0]}", f"did not end within {seconds:g} s") from None
         finally:
             _end(process)
             process.wait()
@@ -119,7 +119,7 @@ class ContainerEngine:
             raise OncoduetError(self.command, f"cannot run the container engine: {problem_of(error)}") from None
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Begin a command and do not wait for it; its stdout and stderr are pipes."""
+        """Start a command without waiting for it; its stdout and stderr are pipes."""
         return self._begin([self.command, *arguments])
 
     def create(self, *arguments: str) -> str:
@@ -134,9 +134,9 @@ class ContainerEngine:
 
     @contextmanager
     def reading(self, container: str, path: str) -> Iterator[Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]]:
-        """What a path in a container holds, entry by entry as the engine packs it; none where there is no such path.
+        """Entries below a path in a container, as the engine packs them; none where there is no such path.
 
-        Nothing runs in the container for it, and a link comes as a link.
+        Nothing runs in the container, and links are not followed.
         """
         process = self.start("cp", f"{container}:{path}", "-")
         assert process.stdout is not None and process.stderr is not None
@@ -150,9 +150,9 @@ class ContainerEngine:
 
     @property
     def own_limits(self) -> list[str]:
-        """Options of ``create`` and ``run`` without which podman asks for more files and processes than it may give.
+        """Options of ``create`` and ``run`` that limit files and processes under podman.
 
-        Its own defaults are a million files, and more processes than runc grants. Every case is held to 512 processes
+        Its defaults are a million files and more processes than runc grants; every case is limited to 512 processes
         anyway.
         """
         if Path(self.command).name != "podman":
@@ -166,29 +166,29 @@ class ContainerEngine:
         return self("volume", "create", "--label", self.label).decode().strip()
 
     def require_silent(self, image: str) -> None:
-        """Raise ``OncoduetError`` where an image has steps of its own for a build, or a name that is none."""
+        """Raise ``OncoduetError`` for an image with ONBUILD steps or an invalid name."""
         if not _REFERENCE.fullmatch(image):
-            raise OncoduetError(image, expected="the name of an image", found="other characters in it")
+            raise OncoduetError(image, "not a valid image name")
         if steps := (self.image(image).get("Config") or {}).get("OnBuild"):
-            raise OncoduetError(image, expected="no ONBUILD, whose steps would run here as root", found=f"{steps[0]!r}")
+            raise OncoduetError(image, f"has an ONBUILD step, which would run here as root: {steps[0]!r}")
 
     def add_layer(self, image: str, layer: bytes, *, tag: str) -> None:
-        """Put a tar's content over an image, under another name; nothing runs, so nothing of the image's does."""
+        """Add a tar's content to an image, under another name; nothing runs."""
         self.require_silent(image)
         name, _, value = self.label.partition("=")
         files = {"Dockerfile": f"FROM {image}\nADD layer.tar /\nLABEL {name}={value}\n".encode(), "layer.tar": layer}
         self("build", "--quiet", "--network", "none", "--tag", tag, "-", given=pack(files))
 
     def image(self, name: str) -> dict[str, Any]:
-        """What the engine knows about an image. Raises ``OncoduetError``: there is no such image."""
+        """The engine's record of an image. Raises ``OncoduetError``: there is no such image."""
         status, stdout, _ = self.ask("image", "inspect", name)
         if status != 0:
-            raise OncoduetError(name, "neither an image of the engine nor an archive of one")
+            raise OncoduetError(name, "neither an image known to the engine nor an archive of one")
         found: dict[str, Any] = json.loads(stdout)[0]
         return found
 
     def load(self, archive: Path) -> str:
-        """Load an image from its archive and return its name; what that changed is undone in the end."""
+        """Load an image from its archive and return its name; the change is undone at the end."""
         rows = self("images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}").decode().splitlines()
         before = {name: id for id, name in (row.split(" ", 1) for row in rows)}
         known = {row.split(" ", 1)[0].removeprefix("sha256:") for row in rows}
@@ -199,30 +199,27 @@ class ContainerEngine:
         return name
 
     def require_amd64(self) -> None:
-        """Raise ``OncoduetError`` where the engine's machine is not of the platform's kind."""
+        """Raise ``OncoduetError`` unless the engine runs on amd64, as the platform does."""
         architecture = self._first("info", "{{.Architecture}}", "{{.Host.Arch}}")
         if architecture not in ("x86_64", "amd64"):
             raise OncoduetError(
                 self.command,
                 expected="an engine on amd64, as the platform's machines are",
-                found=(
-                    f"{architecture}; run the conformance on such a machine, an emulated one says nothing "
-                    "about time and memory"
-                ),
+                found=(f"{architecture}; time and memory of an emulated machine say nothing about the platform"),
             )
 
     @property
     def version(self) -> str:
-        """Of the engine itself."""
+        """Version of the engine."""
         return self._first("version", "{{.Server.Version}}", "{{.Client.Version}}")
 
     def _first(self, command: str, *templates: str) -> str:
-        """What the first template gives that the engine knows: Docker and podman name things differently."""
+        """Output for the first template that the engine knows; Docker and podman use different names."""
         for template in templates:
             status, stdout, stderr = self.ask(command, "--format", template)
             if status == 0:
                 return stdout.decode(errors="replace").strip()
-        raise OncoduetError(f"{self.command} {command}", expected="an answer", found=last_line(stderr))
+        raise OncoduetError(f"{self.command} {command}", f"no answer: {last_line(stderr)}")
 
     @property
     def has_gpu(self) -> bool:
@@ -231,7 +228,7 @@ class ContainerEngine:
         return status == 0 and b'"nvidia"' in stdout
 
     def remove_everything(self) -> None:
-        """Remove all that bears the label, containers, volumes and images, and the images that were loaded."""
+        """Remove all containers, volumes and images with the label, and the images that were loaded."""
         chosen = ["--filter", f"label={self.label}"]
         for listing, removal in (
             (["ps", "--all", "--quiet"], ["rm", "--force", "--volumes"]),
@@ -249,7 +246,7 @@ class ContainerEngine:
 
 @contextmanager
 def session(command: str, name: str | None = None) -> Iterator[ContainerEngine]:
-    """Give an engine; in the end, however it comes, nothing is left of what was made with it."""
+    """Give an engine; everything that was made with it is removed at the end, also after an error."""
     engine = ContainerEngine(command) if name is None else ContainerEngine(command, name)
     try:
         yield engine
@@ -263,7 +260,7 @@ def pack(files: Mapping[str, bytes], *, owner: int = 0) -> bytes:
     Parameters
     ----------
     files
-        Contents by path; a path that ends with ``/`` is a folder without any.
+        Contents by path; a path that ends with ``/`` is an empty folder.
     owner
         User and group of all.
     """
@@ -307,7 +304,7 @@ def _entries(stream: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | N
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a client and all processes that it started, which would continue to write."""
+    """Kill a client and all processes that it started."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
@@ -318,6 +315,6 @@ def _feed(stream: IO[bytes], given: bytes) -> None:
 
 
 def last_line(text: bytes) -> str:
-    """The last line that is not empty, as the platform shows it; empty where there is none."""
+    """The last line that is not empty, as the platform shows it; empty if there is none."""
     lines: Sequence[str] = [line for line in text.decode(errors="replace").splitlines() if line.strip()]
     return lines[-1].strip() if lines else ""

@@ -1,4 +1,4 @@
-"""Checks of an evaluation: metrics that a ranking can read, in any order of jobs, and a defined end for bad jobs."""
+"""Checks of an evaluation: metrics that can be ranked, independent of job order, and a defined outcome for bad jobs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 from conformance.checks import ENDING, IMAGE, Bench, Checks, Level, Scenario, Skipped
 from conformance.conditions import Files
 from conformance.container_engine import last_line
-from conformance.outputs import Broken, require_metrics, written_files, written_json
-from conformance.studies import Study
+from conformance.output_rules import Broken, require_metrics, written_files, written_json
+from conformance.studies import MountedStudy
 from conformance.submissions import (
     Spoil,
     Truth,
@@ -24,7 +24,7 @@ from conformance.submissions import (
 from contract.card import Card
 
 EXTREMES = {"no-positives": 0, "all-positive": 4}
-"""How many of four cases are positive, by the check's name."""
+"""Number of positive cases among four, by the check's name."""
 
 SPOILT: dict[str, tuple[Spoil, str]] = {
     "missing map": (without_map, "a job whose map is missing"),
@@ -36,11 +36,11 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
 
 
 def scenarios(card: Card, truth: Truth, *, given: bool) -> dict[str, Scenario]:
-    """Submissions by name, each with the conditions that it is run under; the truth may be given, or be by formula."""
+    """Scenarios by name; ``given``: the truth is the user's, so submissions that need another truth are left out."""
 
-    def of(files: Callable[[], Files]) -> Callable[[], Study]:
+    def of(files: Callable[[], Files]) -> Callable[[], MountedStudy]:
         reference = next(iter(truth.values())).grid
-        return lambda: Study(files(), reference, None, ())
+        return lambda: MountedStudy(files(), reference, None, ())
 
     def spoilt(spoil: Spoil) -> Callable[[], Files]:
         def files() -> Files:
@@ -73,12 +73,12 @@ OWN = Checks()
 
 @OWN.add("E1", "error", "metrics.json in strict JSON, no dots in keys, a number where the ranking looks")
 def metrics_can_be_ranked(bench: Bench) -> str:
-    """Else the submission silently loses its rank."""
+    """Otherwise the submission silently loses its rank."""
     return require_metrics(bench.good().output, bench.ranking)
 
 
 def _same_metrics(id: str, level: Level, expected: str, name: str) -> None:
-    """A check that a scenario gives the first one's metrics, to the last digit."""
+    """Add a check that a scenario gives exactly the same metrics as the first."""
 
     @OWN.add(id, level, expected)
     def metrics_are_the_same(bench: Bench) -> str:
@@ -91,7 +91,7 @@ _same_metrics("D1", "error", "the same submission in a new container: the same m
 
 
 def _spoilt_check(name: str, what: str) -> None:
-    @OWN.add(f"E3-{name.replace(' ', '-')}", "error", f"{what}: whole metrics, or a failure that says why")
+    @OWN.add(f"E3-{name.replace(' ', '-')}", "error", f"{what}: complete metrics, or a failure with its cause")
     def end_is_defined(bench: Bench) -> str:
         _ranked(bench)
         case = bench.case(name)
@@ -106,12 +106,12 @@ for _name, (_, _what) in SPOILT.items():
 
 @OWN.add("N2", "error", "the next submission after one that failed is scored as before")
 def failures_leave_nothing(bench: Bench) -> str:
-    """A server continues."""
+    """A server must continue after a failure."""
     if not bench.invoke:
         raise Skipped("an image of the exec protocol has a process per submission")
     _ranked(bench)
     if bench.case("missing map").succeeded:
-        raise Skipped("the missing map made nothing fail")
+        raise Skipped("the missing map caused no failure")
     return _same(bench, "after")
 
 
@@ -120,7 +120,7 @@ _same_metrics("R8", "warning", "works as any user (12345:0)", "other user")
 
 
 def _extreme_check(name: str, what: str) -> None:
-    @OWN.add(f"E3-{name}", "error", f"{what}: whole metrics or null, or a failure that says why")
+    @OWN.add(f"E3-{name}", "error", f"{what}: complete metrics or null, or a failure with its cause")
     def end_is_defined(bench: Bench) -> str:
         if name not in bench.scenarios:
             raise Skipped("the truth was given")
@@ -136,7 +136,7 @@ _extreme_check("no-positives", "no positive case")
 _extreme_check("all-positive", "only positive cases")
 
 EVALUATION = [*IMAGE, *OWN, *ENDING]
-"""All checks of an evaluation, in their order."""
+"""All checks of an evaluation, in order."""
 
 
 def _ranked(bench: Bench) -> Path:

@@ -1,10 +1,10 @@
-"""A model that finds the lesions of ``studies.py`` without training: a threshold set by hand, for any card.
+"""A model that finds the lesions of ``studies.py`` without training, by a threshold set by hand, for any card.
 
 The networks are nnU-Net's with nearly all weights at zero: a channel passes the first convolution and the skip
 connection, and the last layer turns it into the lesion's logit. In MR the lesion is what is bright on the image that
 the card's baselines take the maximum of: six deviations above its mean, which noise does not reach. In CT it is what
-has a lesion's density over several voxels, which the border of the body has not; and the organ that the card locates
-first is the body. To the algorithm it is a bundle like any other; in patients it finds nothing.
+has a lesion's density over several voxels, unlike the border of the body; the organ that the card locates first is the
+body. For the algorithm it is a bundle like any other; in patients it finds nothing.
 
 ``python -m conformance.lesion_model MODEL.tar.gz [CARD]`` writes it.
 """
@@ -31,7 +31,7 @@ CARD = "cspca-picai"
 _BRIGHT = 6.0  # deviations of the image
 _LIKE_A_LESION = 0.3  # of the way from a lesion's density to the tissue's, on average over 3 × 3 voxels
 _BODY_HU = -500.0
-_KEPT_POSITIVE = 10.0  # is added before the leaky rectifications, so that they change nothing, and taken off after
+_KEPT_POSITIVE = 10.0  # added before the leaky rectifications, so that they change nothing, and subtracted after them
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -65,7 +65,7 @@ def make_model(folder: Path, card_name: str = CARD) -> Path:
 
 
 def _write_stage(folder: Path, whole: Card, stage: Stage) -> StageRecord:
-    """Write a network and its plans; of stage 1 below ``localisation``."""
+    """Write a network and its plans; those of stage 1 below ``localisation``."""
     where, configuration, card = "", "threshold", whole
     if stage == "localisation":
         where, configuration, card = f"{stage}/", stage, whole.localising()
@@ -107,7 +107,7 @@ def _write_stage(folder: Path, whole: Card, stage: Stage) -> StageRecord:
 
 
 def _find_above(network: torch.nn.Module, channel: int, threshold: float) -> None:
-    """Class 1 is what is brighter than the threshold, in a channel as the network gets it."""
+    """Class 1 is where a normalised channel is above the threshold."""
     first, decoder, last = _convolutions(network)
     first.weight[(0, channel, *_centre(first))] = 1.0
     first.bias[0] = _KEPT_POSITIVE
@@ -116,7 +116,7 @@ def _find_above(network: torch.nn.Module, channel: int, threshold: float) -> Non
 
 
 def _find_like(network: torch.nn.Module, channel: int) -> None:
-    """Class 1 is where a channel is near zero for some voxels around: the mean of absolute values is small."""
+    """Class 1 is where a channel is near zero over a neighbourhood: the mean of absolute values is small."""
     first, decoder, last = _convolutions(network)
     for feature, sign in enumerate((1.0, -1.0)):  # the rectified parts of both signs are the absolute value
         first.weight[(feature, channel, *_centre(first))] = sign
@@ -128,7 +128,7 @@ def _find_like(network: torch.nn.Module, channel: int) -> None:
 def _answer(last: Any, *, steepness: float, threshold: float) -> None:
     last.weight[1, 0] = steepness
     last.bias[1] = -threshold * steepness
-    last.bias[2:] = -20.0  # classes that nothing belongs to
+    last.bias[2:] = -20.0  # no voxel belongs to the other classes
 
 
 def _centre(layer: Any) -> tuple[int, ...]:
@@ -141,7 +141,7 @@ def _skip(first: Any, decoder: Any) -> int:
 
 
 def write_tarball(folder: Path, output: Path) -> None:
-    """Pack a folder as a model is uploaded."""
+    """Pack a model folder for an upload."""
     with atomic_file(output) as partial, tarfile.open(partial, "w:gz") as tar:
         for path in sorted(folder.rglob("*")):
             tar.add(path, path.relative_to(folder).as_posix(), recursive=False)
@@ -165,7 +165,7 @@ def _dataset(card: Card) -> dict[str, Any]:
 
 
 def _plans(card: Card, stage: Stage) -> dict[str, Any]:
-    # CT: a lesion becomes 0, tissue 1; nothing is clipped. MR has no use for them.
+    # CT: a lesion becomes 0, tissue 1; nothing is clipped. Not used in MR.
     intensities = {"mean": CT_LESION_HU, "std": CT_TISSUE_HU - CT_LESION_HU, "median": CT_LESION_HU}
     intensities |= {"min": -2000.0, "max": 3000.0, "percentile_00_5": -2000.0, "percentile_99_5": 3000.0}
     spacing, size, patch = [3.0, 1.0, 1.0], [15, 50, 50], [16, 64, 64]

@@ -1,4 +1,4 @@
-"""The verdicts, as a table for people, as JSON, and as the XML that build servers show."""
+"""The results of the checks as a table, as JSON, and as JUnit XML for build servers."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from conformance.checks import Verdict
+from conformance.checks import CheckResult
 from contract.files.atomic import write_json
 from contract.outputs import Output
 from contract.provenance import writer
@@ -20,8 +20,8 @@ from contract.text import printable
 _COLOURS = {"pass": "green", "fail": "red", "skipped": "yellow"}
 
 
-def show(verdicts: Sequence[Verdict], console: Console) -> None:
-    """Print a row per check, and the sum."""
+def show(verdicts: Sequence[CheckResult], console: Console) -> None:
+    """Print a row per check, and the totals."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("check", "level", "verdict"):
         table.add_column(heading, no_wrap=True)
@@ -38,7 +38,7 @@ def show(verdicts: Sequence[Verdict], console: Console) -> None:
     )
 
 
-def write(verdicts: Sequence[Verdict], place: Output, about: dict[str, Any]) -> Path:
+def write(verdicts: Sequence[CheckResult], place: Output, about: dict[str, Any]) -> Path:
     """Write ``conformance.json`` and ``conformance.xml`` (JUnit) into a folder; returns the first."""
     rows = [vars(each) for each in verdicts]
     errors = sum(each.verdict == "fail" and each.level == "error" for each in verdicts)
@@ -70,13 +70,13 @@ def write(verdicts: Sequence[Verdict], place: Output, about: dict[str, Any]) -> 
 
 
 def report_place(folder: Path, identity: Mapping[str, str | None], *, replaces: bool) -> Output:
-    """Where the reports go; files of other origin there, and without ``replaces`` other reports, are refused."""
+    """Output folder of the reports; foreign files, and without ``replaces`` other reports, are refused."""
     files = ["conformance.json", "conformance.xml"]
     return Output(folder, "conformance", files, identity=identity, replaces=replaces, record="conformance.json")
 
 
 def _printable(value: Any) -> Any:
-    """The same with escapes for what is not printable, halves of surrogate pairs among it."""
+    """The same with escapes for what is not printable, surrogates included."""
     if isinstance(value, dict):
         return {key: _printable(inner) for key, inner in value.items()}
     if isinstance(value, list):

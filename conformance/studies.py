@@ -22,6 +22,7 @@ from contract.archive.studies import find_studies
 from contract.card import Card, Channel, Socket
 from contract.errors import OncoduetError
 from contract.images.volume import Grid, Volume, read_grid, to_image
+from contract.text import first_few
 
 Point = tuple[float, float, float]
 Keys = tuple[Literal["socket", "interface"], ...]
@@ -31,16 +32,16 @@ CT_TISSUE_HU, CT_LESION_HU = 100.0, 20.0
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Placement of a study in the patient."""
+class StudyGeometry:
+    """Grid of a synthetic study in the patient, and place of its lesion."""
 
     size_xyz: tuple[int, int, int]
     spacing_mm_xyz: Point
     centre_mm_xyz: Point
     tilts_rad: tuple[float, float]
-    """About the patient's x and z."""
+    """Tilts about the patient's x and z axes."""
     lesion_mm_xyz: Point
-    """Of the lesion's centre from the image's, along the image's axes."""
+    """Offset of the lesion's centre from the image's, along the image's axes."""
 
     def grid(self, *, finer: float = 1.0, shift_mm: float = 0.0) -> Grid:
         """The reference's grid, or one with other voxels over nearly the same volume."""
@@ -62,26 +63,26 @@ class Shape:
         return about_x @ about_z
 
 
-FIRST = Shape((64, 56, 15), (0.8, 0.9, 3.0), (3.0, -20.0, 11.0), (0.3, 0.2), (9.0, -8.0, 7.5))
-SECOND = Shape((52, 60, 17), (0.9, 0.75, 2.6), (-14.0, 33.0, -105.5), (-0.2, 0.35), (-8.0, 7.0, -8.0))
+FIRST = StudyGeometry((64, 56, 15), (0.8, 0.9, 3.0), (3.0, -20.0, 11.0), (0.3, 0.2), (9.0, -8.0, 7.5))
+SECOND = StudyGeometry((52, 60, 17), (0.9, 0.75, 2.6), (-14.0, 33.0, -105.5), (-0.2, 0.35), (-8.0, 7.0, -8.0))
 
 
 @dataclass(frozen=True)
-class Study:
-    """A study, and what has to be found in it."""
+class MountedStudy:
+    """The content of ``/input`` for one case, and what has to be found in it."""
 
     files: Files
-    """Below ``/input``."""
+    """Files by path below ``/input``."""
     reference: Grid
     lesion_mm_xyz: Point | None
     names: tuple[str, ...]
-    """Words that belong to this study alone: none of them may show in another's outputs."""
+    """Words that only this study contains; they must not appear in another's outputs."""
 
 
 def make_study(
     card: Card,
     *,
-    shape: Shape = FIRST,
+    shape: StudyGeometry = FIRST,
     name: str = "first",
     lesion: bool = True,
     whole_numbers: bool = False,
@@ -89,17 +90,17 @@ def make_study(
     optional: bool = False,
     turned: bool = False,
     listing: bool = True,
-) -> Study:
-    """Draw a study and lay it out.
+) -> MountedStudy:
+    """Make a synthetic study, laid out as on the platform.
 
     Parameters
     ----------
     name
         Decides the UUIDs (of files, of the listing) and the noise.
     whole_numbers
-        Voxels are int16 and compressed; else float32 and not.
+        Voxels are int16 and compressed instead of float32 and uncompressed.
     keys
-        What the platform calls a socket in ``inputs.json``.
+        Keys of a socket in ``inputs.json``.
     optional
         Also give the card's optional inputs: images, and JSON whose values are null.
     turned
@@ -132,11 +133,11 @@ def make_study(
     if turned:
         laid_out = dict(reversed(laid_out.items()))
     names = tuple(_uuid(name, socket) for socket, _ in images)
-    return Study(laid_out, reference, shape.lesion() if lesion else None, names)
+    return MountedStudy(laid_out, reference, shape.lesion() if lesion else None, names)
 
 
-def with_unknown_sockets(study: Study) -> Study:
-    """The study under sockets that no card has."""
+def with_unknown_sockets(study: MountedStudy) -> MountedStudy:
+    """The study with slugs and paths that no card has."""
     entries = json.loads(study.files["inputs.json"])
     files = {}
     for number, entry in enumerate(entries):
@@ -146,20 +147,20 @@ def with_unknown_sockets(study: Study) -> Study:
         for path, content in study.files.items():
             if path.startswith(f"{old}/"):
                 files[path.replace(old, f"images/unknown-socket-{number}", 1)] = content
-    return Study({**files, "inputs.json": json.dumps(entries).encode()}, study.reference, None, study.names)
+    return MountedStudy({**files, "inputs.json": json.dumps(entries).encode()}, study.reference, None, study.names)
 
 
-def corrupted(study: Study, card: Card) -> Study:
+def corrupted(study: MountedStudy, card: Card) -> MountedStudy:
     """The study with the last quarter of its reference image cut off."""
     folder = _socket(card).relative_path
     files = {
         path: content[: len(content) * 3 // 4] if path.startswith(f"{folder}/") else content
         for path, content in study.files.items()
     }
-    return Study(files, study.reference, None, study.names)
+    return MountedStudy(files, study.reference, None, study.names)
 
 
-def own_studies(archive: Path, card: Card, keys: Keys = ("socket", "interface")) -> dict[str, Study]:
+def own_studies(archive: Path, card: Card, keys: Keys = ("socket", "interface")) -> dict[str, MountedStudy]:
     """Studies of an archive, laid out as the platform does, by case id.
 
     Raises ``OncoduetError``: the archive does not fit the card.
@@ -169,14 +170,14 @@ def own_studies(archive: Path, card: Card, keys: Keys = ("socket", "interface"))
         name = study.case_id
         files: dict[str, bytes] = {}
         for channel in card.channels:
-            read_grid(study.channels[channel.name])  # what cannot be read is our caller's mistake, not the image's
+            read_grid(study.channels[channel.name])  # an unreadable image is the user's error, not the container's
             files[f"{channel.socket.relative_path}/{_uuid(name, channel.socket)}.mha"] = study.channels[
                 channel.name
             ].read_bytes()
         entries = [describe_input(each.socket, name=name, keys=keys, image=True) for each in card.channels]
         files["inputs.json"] = json.dumps(entries).encode()
         reference = read_grid(study.channels[card.geometry.reference])
-        found[name] = Study(files, reference, None, tuple(_uuid(name, each.socket) for each in card.channels))
+        found[name] = MountedStudy(files, reference, None, tuple(_uuid(name, each.socket) for each in card.channels))
     return found
 
 
@@ -221,7 +222,7 @@ def image_bytes(array: Any, grid: Grid, *, whole_numbers: bool = False, compress
 
 
 def _contrast(card: Card, channel: Channel, grid: Grid, lesion: Point | None, rng: np.random.Generator) -> Any:
-    """Intensities of a channel: even tissue, a round lesion, noise."""
+    """Intensities of a channel: uniform tissue, a spherical lesion, noise."""
     low = {each.extreme for each in card.baselines if each.channel == channel.name} == {"minimum"}
     high = {each.extreme for each in card.baselines if each.channel == channel.name} == {"maximum"}
     is_ct = channel.plausible is not None and channel.plausible.minimum_at_most is not None
@@ -244,7 +245,7 @@ def _contrast(card: Card, channel: Channel, grid: Grid, lesion: Point | None, rn
     return (array + rng.normal(scale=noise, size=grid.shape_zyx)).astype(np.float32)
 
 
-def _reference(card: Card, shape: Shape) -> Grid:
+def _reference(card: Card, shape: StudyGeometry) -> Grid:
     return shape.grid()
 
 
@@ -267,6 +268,5 @@ def require_cases(truth: Mapping[str, object], cases: Sequence[str], where: Path
     if missing:
         raise OncoduetError(
             where,
-            expected="a label map of every study",
-            found=f"none of {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
+            f"no label map for {first_few(missing)}",
         )

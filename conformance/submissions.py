@@ -1,7 +1,7 @@
-"""What the platform lays out for an evaluation: ``predictions.json`` and a folder per job, in random order.
+"""Submissions as the platform gives them to an evaluation: ``predictions.json`` and a folder per job, in random order.
 
-The cases are those of a truth folder, or four synthetic ones. The lesions of positive cases are found with 0.9 and 0.2
-in turn, and one negative case has a false positive with 0.3: perfect metrics would be wrong.
+The cases are those of a truth folder, or four synthetic ones. The lesions of positive cases are found with confidences
+0.9 and 0.2 in turn, and one negative case has a false positive of 0.3, so perfect metrics would be wrong.
 """
 
 import json
@@ -24,16 +24,16 @@ Truth = Mapping[str, "Label"]
 
 @dataclass(frozen=True)
 class Label:
-    """The truth of a case."""
+    """The label map of a case."""
 
     array: Any
-    """Shape (z, y, x), the card's label values."""
+    """Label values of the card, shape (z, y, x)."""
     grid: Grid
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What an algorithm wrote for a case, or should not have written."""
+class SyntheticPrediction:
+    """Outputs of an algorithm for a case, correct or not."""
 
     array: Any
     grid: Grid
@@ -42,7 +42,7 @@ class Prediction:
 
 
 def made_truth(card: Card, *, positives: int = 2, cases: int = 4) -> Truth:
-    """Label maps of some cases by formula, the first of them with a lesion."""
+    """Synthetic label maps, the first ``positives`` of them with a lesion."""
     value = next(each.values[0] for each in card.classes if each.name == card.lesion_class)
     truth = {}
     for number in range(cases):
@@ -76,10 +76,10 @@ def truth_files(card: Card, truth: Truth) -> Files:
     return {**files, "card.toml": text.read_bytes()} if text.is_file() else files
 
 
-def predict(card: Card, truth: Truth) -> dict[str, Prediction]:
+def predict(card: Card, truth: Truth) -> dict[str, SyntheticPrediction]:
     """Good predictions with one false alarm, by case id."""
     lesion = next(each.values for each in card.classes if each.name == card.lesion_class)
-    found: dict[str, Prediction] = {}
+    found: dict[str, SyntheticPrediction] = {}
     positives, alarmed = 0, False
     for case_id, label in truth.items():
         inside = np.isin(label.array, lesion)
@@ -89,12 +89,12 @@ def predict(card: Card, truth: Truth) -> dict[str, Prediction]:
             z, y, x = (size // 2 for size in array.shape)
             array[z : z + 2, y : y + 4, x : x + 4] = 0.3
             alarmed = True
-        found[case_id] = Prediction(array, label.grid, float(array.max()))
+        found[case_id] = SyntheticPrediction(array, label.grid, float(array.max()))
     return found
 
 
-def submission(card: Card, predictions: Mapping[str, Prediction], *, seed: int = 0) -> Files:
-    """``/input`` of an evaluation; the seed decides the jobs' names and their order."""
+def submission(card: Card, predictions: Mapping[str, SyntheticPrediction], *, seed: int = 0) -> Files:
+    """Files of an evaluation's ``/input``; the seed determines the jobs' names and order."""
     jobs, files = [], {}
     for case_id, prediction in predictions.items():
         pk = str(uuid.uuid5(uuid.NAMESPACE_URL, f"job/{seed}/{case_id}"))
@@ -131,25 +131,25 @@ def job(card: Card, case_id: str, pk: str, *, seconds: float = 37.5) -> dict[str
     }
 
 
-Spoil = Callable[[dict[str, Prediction]], None]
+Spoil = Callable[[dict[str, SyntheticPrediction]], None]
 
 
-def _first(predictions: Mapping[str, Prediction]) -> str:
+def _first(predictions: Mapping[str, SyntheticPrediction]) -> str:
     return next(iter(predictions))
 
 
-def without_map(predictions: dict[str, Prediction]) -> None:
+def without_map(predictions: dict[str, SyntheticPrediction]) -> None:
     """One case's map is missing."""
     case_id = _first(predictions)
     predictions[case_id] = replace(predictions[case_id], has_map=False)
 
 
-def without_job(predictions: dict[str, Prediction]) -> None:
+def without_job(predictions: dict[str, SyntheticPrediction]) -> None:
     """One case has no job at all."""
     del predictions[_first(predictions)]
 
 
-def on_another_grid(predictions: dict[str, Prediction]) -> None:
+def on_another_grid(predictions: dict[str, SyntheticPrediction]) -> None:
     """One map has another spacing and one slice less."""
     case_id = _first(predictions)
     old = predictions[case_id]
@@ -159,7 +159,7 @@ def on_another_grid(predictions: dict[str, Prediction]) -> None:
     predictions[case_id] = replace(old, array=old.array[:-1], grid=grid)
 
 
-def with_nan(predictions: dict[str, Prediction]) -> None:
+def with_nan(predictions: dict[str, SyntheticPrediction]) -> None:
     """One map holds NaN."""
     case_id = _first(predictions)
     array = predictions[case_id].array.copy()
@@ -167,7 +167,7 @@ def with_nan(predictions: dict[str, Prediction]) -> None:
     predictions[case_id] = replace(predictions[case_id], array=array)
 
 
-def as_softmax(predictions: dict[str, Prediction]) -> None:
+def as_softmax(predictions: dict[str, SyntheticPrediction]) -> None:
     """One map is a smooth probability instead of candidates."""
     case_id = _first(predictions)
     grid = predictions[case_id].grid

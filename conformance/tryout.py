@@ -1,15 +1,15 @@
 """One study through the platform itself: start a job of an algorithm there, fetch its outputs, compare them with ours.
 
-The last doubt that no local check can remove. Needs gcapi, in an environment of its own (``requirements/tryout.lock``:
-its httpx is older than what the rest may need), and a token of a user who may use the algorithm, in
-``GRAND_CHALLENGE_TOKEN``::
+This is the only check on the platform itself. It needs gcapi, in a separate environment
+(``requirements/tryout.lock``: its httpx is older than what the rest may need), and a token of a user who may use the
+algorithm, in ``GRAND_CHALLENGE_TOKEN``::
 
     python3.11 -m venv build/tryout && requirements/install.sh build/tryout/bin/python tryout.lock
     PYTHONPATH=.:test build/tryout/bin/python -m conformance.tryout --algorithm SLUG --card CARD --study ARCHIVE
         --local OUTPUT
 
 ARCHIVE holds one study; OUTPUT is what ``python -m algorithm`` wrote for it here. Images are uploaded under their names
-and stay on the platform: **upload nothing that must not leave the house**.
+and stay on the platform: **upload nothing that must not leave your institution**.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from conformance.outputs import Broken, require_same
+from conformance.output_rules import Broken, require_same
 from contract.archive.studies import Study, find_studies
 from contract.card import Card, load_card
 from contract.errors import OncoduetError, exit_status
@@ -31,13 +31,13 @@ from contract.text import one_line
 TOKEN = "GRAND_CHALLENGE_TOKEN"
 PLATFORM = "https://grand-challenge.org/api/v1/"
 TOLERANCE = 1e-3
-"""Between a CPU here and a GPU there."""
+"""Tolerance between a CPU here and a GPU there."""
 
 _OVER = {"Succeeded", "Failed", "Cancelled"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Try one study and return the exit code: 0 the same outputs, 1 others, 2 wrong usage, 3 the input is wrong."""
+    """Try one study; exit code 0: same outputs, 1: different outputs, 2: wrong usage, 3: wrong input."""
     options = _parser().parse_args(arguments)
     differ = False
 
@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not token:
             raise OncoduetError(
                 TOKEN,
-                "not set: a token of the platform (your profile there, API tokens) is needed to upload; "
-                "./test.sh conformance checks what needs none",
+                "not set: uploads need an API token of the platform (in your profile there); "
+                "./test.sh conformance needs none",
             )
         card = load_card(options.card)
         study = _only_study(options.study, card)
@@ -78,7 +78,7 @@ def _client(token: str, url: str) -> Any:
         import gcapi  # noqa: PLC0415
     except ImportError:
         raise OncoduetError(
-            "gcapi", "not installed; requirements/tryout.lock has it, in an environment of its own"
+            "gcapi", "not installed; install requirements/tryout.lock in a separate environment"
         ) from None
     try:
         return gcapi.Client(token=token, base_url=url)
@@ -106,11 +106,11 @@ def _fetch(
         found = client.algorithm_jobs.detail(pk=job.pk)
         while found.status not in _OVER:
             if time.monotonic() - begun > limit_s:
-                raise OncoduetError(f"job {job.pk}", expected=f"it to end within {limit_s:g} s", found=found.status)
+                raise OncoduetError(f"job {job.pk}", f"did not end within {limit_s:g} s ({found.status})")
             time.sleep(poll_s)
             found = client.algorithm_jobs.detail(pk=job.pk)
         if found.status != "Succeeded":
-            raise OncoduetError(f"job {job.pk}", expected="Succeeded", found=f"{found.status}; {found.url} says more")
+            raise OncoduetError(f"job {job.pk}", expected="Succeeded", found=f"{found.status}; see {found.url}")
         print(f"job {job.pk}: {found.status}, took {found.exec_duration or found.invoke_duration}", flush=True)
         for value in found.outputs:
             if value.interface.slug in (card.detection_map.slug, card.likelihood.slug):
@@ -119,7 +119,7 @@ def _fetch(
         raise
     except Exception as error:  # gcapi raises what its parts raise: httpx, ValueError, its own
         said = one_line(str(error)) or type(error).__name__
-        raise OncoduetError(algorithm, expected="the platform to run it", found=said) from None
+        raise OncoduetError(algorithm, f"the platform did not run it: {said}") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--study", type=Path, required=True, help="an archive with one study")
     parser.add_argument("--local", type=Path, required=True, help="outputs of a local run of the study")
     parser.add_argument("--url", default=PLATFORM, help="default: %(default)s")
-    parser.add_argument("--poll-s", type=float, default=10.0, help="seconds between two questions (default: 10)")
+    parser.add_argument("--poll-s", type=float, default=10.0, help="seconds between two requests (default: 10)")
     parser.add_argument("--limit-s", type=float, default=3600.0, help="how long to wait (default: 3600)")
     return parser
 

@@ -1,8 +1,7 @@
-"""What to type into the platform's forms: ``UPLOAD.md`` in the folder that ``export.sh`` writes.
+"""``UPLOAD.md``: the values for the platform's forms, in the folder that ``export.sh`` writes.
 
-``python -m conformance.upload_sheet FOLDER --card CARD [--report conformance.json …]``. Names, sizes and hashes come
-from the files, sockets from the card. Memory, time and GPU are those of the conformance run; without one the sheet
-says so and leaves them open.
+Names, sizes and hashes come from the files, sockets from the card. Memory, time and GPU are those of the conformance
+run; without one the sheet says so and leaves them open.
 """
 
 import json
@@ -17,7 +16,7 @@ from contract.files.atomic import write_text
 from contract.files.reading import inside, read_json, sha256_file
 from contract.outputs import EXPORT, file_output
 from contract.schema import parse
-from contract.text import printable
+from contract.text import markdown, printable
 
 SHEET = "UPLOAD.md"
 
@@ -25,32 +24,42 @@ _WHERE = {"model.tar.gz": "the algorithm's model", "ground_truth.tar.gz": "the p
 
 
 _COLUMNS = (("AUROC", "strict.auroc"), ("AP", "strict.ap"))
-"""Beside the score, by title and path in ``metrics.json``."""
+"""Further results columns: title and path in ``metrics.json``."""
+
+
+class Markup(str):
+    """Markdown of our own; every other text is written so that it shows and does nothing else."""
+
 
 _PHASE = [
     ("score title", "Score"),
-    ("score JSON path", "`strict.score`"),
+    ("score JSON path", Markup("`strict.score`")),
     ("error JSON path", "leave empty: no standard error is written"),
     ("default sort", "descending: the highest score is the best"),
     ("decimal places", "3"),
     ("scoring method", "absolute value of the score"),
     (
         "extra results columns",
-        "`" + json.dumps([{"title": title, "path": path, "order": "desc"} for title, path in _COLUMNS]) + "`",
+        Markup("`" + json.dumps([{"title": title, "path": path, "order": "desc"} for title, path in _COLUMNS]) + "`"),
     ),
-    ("display all metrics", "no: participants would see all of `metrics.json`, the picai answer and the baselines too"),
+    (
+        "display all metrics",
+        Markup("no: participants would see all of `metrics.json`, the picai answer and the baselines too"),
+    ),
     (
         "a baseline's column",
-        "of a truth with `baselines/NAME/`, where wanted: path `baselines.NAME.auroc.difference`, `….ap.difference`",
+        Markup(
+            "of a truth with `baselines/NAME/`, where wanted: path `baselines.NAME.auroc.difference`, `….ap.difference`"
+        ),
     ),
 ]
-"""Of the form's section on scoring."""
+"""Fields and values of the form's section on scoring."""
 
 
 def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
-    """Write the sheet beside the files that it is about.
+    """Write the sheet into the folder with the archives.
 
-    Raises ``OncoduetError``: the folder holds no archive, or a report is none; a sheet of other origin is there.
+    Raises ``OncoduetError``: the folder holds no archive, a report is invalid, or a foreign sheet is there.
 
     Parameters
     ----------
@@ -61,8 +70,8 @@ def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
     if not files:
         raise OncoduetError(folder, "no archives to upload")
     sections = [
-        f"# Upload: {card.title}",
-        f"Card `{card.name}`, sha256 {card.sha256}.",
+        f"# Upload: {markdown(card.title)}",
+        f"Card {markdown(card.name)}, sha256 {card.sha256}.",
         "## Files",
         _table(("file", "is", "MB", "sha256"), [_file(path) for path in files]),
         "## Sockets of the algorithm",
@@ -87,7 +96,7 @@ def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
 
 def _sockets(card: Card) -> list[tuple[str, ...]]:
     def row(direction: str, socket: Socket, kind: str) -> tuple[str, ...]:
-        return direction, f"`{socket.slug}`", f"`{socket.relative_path}`", kind
+        return direction, code(socket.slug), code(socket.relative_path), kind
 
     optional = [
         row("in, optional", each, "Anything" if each.relative_path.endswith(".json") else "Image")
@@ -119,7 +128,7 @@ class _Check(BaseModel):
 
 
 class _Report(BaseModel):
-    """What the sheet takes from ``conformance.json``."""
+    """The part of ``conformance.json`` that the sheet shows."""
 
     image: str
     kind: str
@@ -141,16 +150,24 @@ def _settings(report: _Report) -> str:
         ("GPU", "none" if cuda == "no CUDA" else f"NVIDIA T4 ({cuda})"),
         ("conformance", f"{report.errors} errors, profile {report.profile}"),
     ]
-    title = printable(f"{report.kind.capitalize()}: {Path(report.image).name}")
+    title = markdown(f"{report.kind.capitalize()}: {Path(report.image).name}")
     return f"### {title}\n\n" + _table(("setting", "value"), rows)
 
 
 def _file(path: Path) -> tuple[str, ...]:
     meaning = _WHERE.get(path.name, "container image")
-    return f"`{path.name}`", meaning, f"{path.stat().st_size / 1e6:.1f}", sha256_file(path)
+    return code(path.name), meaning, f"{path.stat().st_size / 1e6:.1f}", sha256_file(path)
+
+
+def code(text: str) -> Markup:
+    """A text as code."""
+    return Markup("`" + printable(text).replace("`", "'") + "`")
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    cells = [[printable(cell).replace("|", r"\|") for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    lines = [headings, [Markup("---")] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|") if isinstance(text, Markup) else markdown(text)

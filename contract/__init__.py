@@ -1,4 +1,4 @@
-"""What all three containers agree on: cards, archives, sockets, volumes, files and their schemas.
+"""What all packages share: cards, archives, images, files, sockets, schemas and errors.
 
 Knows no torch, no metric and none of its users; import-linter holds the directions (``pyproject.toml``).
 """

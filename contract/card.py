@@ -1,7 +1,7 @@
 """The card of a use case: channels, sockets, geometry, labels, candidate and matching rules.
 
 A card is a TOML file, in ``contract/cards`` or anywhere else; it holds everything about one organ, so that the code
-holds nothing about it. Unknown keys are refused and all faults are reported together.
+holds nothing about it. Unknown keys are refused; all faults are reported together.
 """
 
 from collections import Counter
@@ -21,24 +21,24 @@ CandidateRule = Literal["dynamic", "dynamic-fast", "dynamic-v2"]
 Millimetres = Annotated[float, Field(ge=1e-3, le=1e5)]
 MarginMillimetres = Annotated[float, Field(ge=0, le=1e5)]
 Voxels = Annotated[int, Field(ge=1, le=10_000)]
-"""Along an axis. Bundles with their cards may come from anywhere: no number in one may make a study endless."""
+"""Number of voxels along an axis, bounded since bundles with their cards may come from anywhere."""
 MarginVoxels = Annotated[int, Field(ge=0, le=10_000)]
 GrownVoxels = Annotated[int, Field(ge=0, le=100)]
-"""Time grows with it."""
+"""Voxels by which a class is grown, bounded since the time grows with it."""
 Amount = Annotated[int, Field(ge=1, le=2**31 - 1)]
-"""Of voxels or candidates; a label map's value, too."""
+"""Number of voxels or candidates, or a label map's value."""
 Intensity = Annotated[float, Field(ge=-1e12, le=1e12)]
 
 
 class Socket(Frozen):
-    """Where the platform puts or expects one thing; slug and path differ on purpose there."""
+    """An input or output of the platform; its slug and its path differ."""
 
     slug: Name
     relative_path: RelativePath
 
 
 class Plausible(Frozen):
-    """What is known of a channel's intensities, in its own unit; an image that is beyond is refused."""
+    """Bounds on a channel's intensities, in its own unit; an image beyond them is refused."""
 
     minimum_at_most: Intensity | None = later(None)
     maximum_at_least: Intensity | None = later(None)
@@ -49,7 +49,7 @@ class Plausible(Frozen):
     median_between: tuple[Intensity, Intensity] | None = later(None)
     """Bounds on the median of the foreground (no mask, padding or air) in the image's middle half along each axis."""
     median_mostly_between: tuple[Intensity, Intensity] | None = later(None)
-    """The same; an image that is beyond is only warned of."""
+    """Narrower bounds on the same median; an image beyond them causes only a warning."""
 
     @classmethod
     def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
@@ -73,13 +73,13 @@ class Channel(Frozen):
     outside: Intensity = 0.0
     """Value of voxels beyond the field of view after resampling."""
     plausible: Plausible | None = None
-    """What an image of this channel holds; one of another modality or unit is noticed by it. Absent: anything goes."""
+    """Bounds by which an image of another modality or unit is detected; absent: no check."""
     same_scan_as: Name | None = later(None)
-    """A channel from the same scan, hence on the same grid, by which exchanged channels are noticed."""
+    """A channel of the same scan, hence on the same grid; detects exchanged channels."""
 
 
 class Geometry(Frozen):
-    """From the reference channel's grid to the study grid, on which all channels are stacked."""
+    """The study grid, on which all channels are stacked, derived from the reference channel's grid."""
 
     reference: Name
     """The channel whose own grid the detection map has."""
@@ -87,11 +87,11 @@ class Geometry(Frozen):
     """``LPS``: axes are exchanged and flipped, never interpolated, until x runs to the left, y to the back and z to the
     head as far as the image's own axes allow; the detection map is flipped back. ``native``: as the file has them."""
     tolerance_mm: Annotated[float, Field(gt=0, le=10)] = 1e-3
-    """Channels whose corners are no further apart are on one grid, and not resampled: headers are rounded."""
+    """Channels whose corners are no further apart are on one grid and not resampled, since headers are rounded."""
     spacing_mm_zyx: tuple[Millimetres, Millimetres, Millimetres] | None = None
     """Spacing of the study grid; absent: the reference channel's own."""
     at_most_columns: Voxels | None = None
-    """Images with more columns (x) are made coarser by one factor along all axes until they have this many."""
+    """Images with more columns (x) are made coarser by one factor along all axes, to this number of columns."""
     crop_size_zyx: tuple[Voxels, Voxels, Voxels] | None = None
     """Central crop of the study grid, in its voxels; absent: the whole reference image."""
     native_slices_between_mm: tuple[Millimetres, Millimetres] | None = None
@@ -99,11 +99,11 @@ class Geometry(Frozen):
     keep_central_mm_zyx: tuple[Millimetres, Millimetres, Millimetres] | None = None
     """Predictions outside this central box of the reference image are set to zero; absent: nothing is."""
     plausible_spacing_mm: tuple[Millimetres, Millimetres] = later((0.05, 25.0))
-    """Bounds of all spacings of all channels; others are an error of units. Refuses, and changes no result."""
+    """Bounds of all spacings of all channels; others are an error of units. Changes no result, only refuses."""
     plausible_extent_mm: tuple[Millimetres, Millimetres] = later((1.0, 2500.0))
-    """Bounds of the longest side of every channel; likewise."""
+    """Bounds of the longest side of every channel; others are an error of units."""
     covered_at_least: Annotated[float, Field(ge=0, le=1)] = later(0.5)
-    """Share of the reference's middle half (along each axis) that every channel has to cover; likewise."""
+    """Share of the reference's middle half (along each axis) that every channel has to cover; others are refused."""
 
 
 class TissueClass(Frozen):
@@ -127,7 +127,7 @@ class Localisation(Frozen):
     margin_voxels_zyx: tuple[MarginVoxels, MarginVoxels, MarginVoxels] | None = None
     """How far the region reaches beyond the organ on every side, by one of the two; voxels of the reference image."""
     not_found: Literal["whole", "zero"]
-    """Where no organ is found: search the whole image, or give the likelihood 0; both are said in the log."""
+    """If no organ is found: search the whole image, or give the likelihood 0; the log says which."""
 
 
 class KeepNear(Frozen):
@@ -155,10 +155,10 @@ class Matching(Frozen):
     overlap: Literal["iou", "dice"] = "iou"
     minimum_overlap: Annotated[float, Field(gt=0, le=1)] = 0.1
     most_candidates: Amount = later(2_000)
-    """The strict answer refuses a detection map with more. A network that finds boxes paints at most so many."""
+    """Detection maps with more are refused by the strict answer; a network that finds boxes paints at most so many."""
     narrowest_link_voxels: Annotated[int, Field(ge=1, le=100)] = later(3)
-    """Parts of a candidate that hang together only by what is narrower than this in the slice, in voxels of the
-    reference image, are candidates of their own to the strict answer; 1: never. By default the side of the largest
+    """Parts of a candidate whose connection within a slice is narrower than this, in voxels of the reference image, are
+    separate candidates for the strict answer; 1: never. By default the side of the largest
     square that the smallest candidate (11 voxels) holds."""
 
 
@@ -180,7 +180,7 @@ class Card(Frozen):
     title: str
     channels: Annotated[tuple[Channel, ...], Field(min_length=1)]
     optional_inputs: tuple[Socket, ...] = ()
-    """Sockets that may be there and are not read."""
+    """Sockets that may be present and are not read."""
     geometry: Geometry
     classes: Annotated[tuple[TissueClass, ...], Field(min_length=1)]
     lesion_class: Name
@@ -192,12 +192,12 @@ class Card(Frozen):
     matching: Matching = Matching()
     test_time_mirroring: bool = True
     checkpoint: Literal["best", "final", "detection"] | None = None
-    """Which weights a run keeps under the profile ``rsna2022``; other profiles keep the final ones."""
+    """Weights that a run keeps under the profile ``rsna2022``; other profiles keep the final ones."""
     baselines: tuple[Baseline, ...] = ()
 
     @classmethod
     def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
-        """Duplicate names and names that refer to nothing; where names are missing, pydantic says so."""
+        """Duplicate names and names that refer to nothing; missing names are reported by pydantic."""
         channels, classes, baselines = (_tables(values.get(key)) for key in ("channels", "classes", "baselines"))
         names: dict[str, list[Any]] = {
             "channel": [each.get("name") for each in channels],
@@ -305,7 +305,7 @@ class Card(Frozen):
 def load_card(name_or_path: str | Path) -> Card:
     """Read a card by its name in ``contract/cards`` or by the path of a TOML file.
 
-    Raises ``OncoduetError``: no such card, or not TOML, or faults in it: all of them, in one line.
+    Raises ``OncoduetError``: there is no such card, it is not TOML, or it has faults (all named in one line).
     """
     return parse_toml(card_path(name_or_path), Card)
 

@@ -46,7 +46,7 @@ _MACHINE: Mapping[int, str] = {
     errno.ENOMEM: "not enough memory",
     errno.EAGAIN: "too many processes or threads",
 }
-"""Error numbers of the system that are a fault of the machine or of a file on it, and the problem as users read it."""
+"""Problem as users read it, by the system's error number, for faults of the machine or of a file."""
 
 
 class OncoduetError(Exception):
@@ -97,13 +97,13 @@ class Ending(NamedTuple):
     """How a command ended."""
 
     code: int
-    """For ``sys.exit``."""
+    """Exit code for ``sys.exit``."""
     said: str
-    """For stderr, without the last line's end: nothing, one line, or of a bug the traceback."""
+    """Text for stderr, without a final newline: empty, one line, or a bug's traceback."""
 
 
 def ending(command: Callable[[], object]) -> Ending:
-    """Run a command and say how it ended."""
+    """Run a command and return how it ended."""
     try:
         command()
     except Exception as error:
@@ -124,7 +124,7 @@ def exit_status(command: Callable[[], object]) -> int:
 
 
 def problem_of(error: OSError) -> str:
-    """What the system says of a file, as the problem of an :class:`OncoduetError`."""
+    """A system error about a file as the problem of an :class:`OncoduetError`."""
     if error.errno is None:
         return str(error)
     text = os.strerror(error.errno)
@@ -136,7 +136,7 @@ def _as_wrong_input(error: Exception) -> OncoduetError | None:
     match error:
         case OSError(errno=int(number)) if number in _MACHINE or error.filename is not None:
             file = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
-            nameless = "the current folder" if number == errno.ENOENT else "a file"  # of which os.getcwd says no name
+            nameless = "the current folder" if number == errno.ENOENT else "a file"  # os.getcwd gives no name
             return OncoduetError(nameless if file is None else file, problem_of(error))
         case RuntimeError() if str(error).startswith("Symlink loop from "):  # pathlib's, before Python 3.13
             return OncoduetError(str(error).removeprefix("Symlink loop from "), _MACHINE[errno.ELOOP])

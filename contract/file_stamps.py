@@ -1,4 +1,4 @@
-"""Which bytes a file had. Equal size and time are believed; otherwise the hash decides."""
+"""Whether a file still has the same bytes: equal size and time are trusted, otherwise the hash decides."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,7 +9,7 @@ from contract.schema import Frozen
 
 
 class Look(TypedDict):
-    """What a stamp says of a file."""
+    """Size, time and hash of a file."""
 
     size_bytes: int
     modified_ns: int
@@ -20,7 +20,7 @@ class FileStamp(Frozen):
     """Stamp of a file of an archive."""
 
     path: str
-    """Relative to the archive."""
+    """Path relative to the archive."""
     size_bytes: int
     modified_ns: int
     """Time of the last change, in ns since 1970."""
@@ -38,13 +38,13 @@ class ImageStamp(Frozen):
 
 
 def look_at(path: Path) -> Look:
-    """What a stamp says of a file as it is now."""
+    """Size, time and hash of a file as it is now."""
     status = path.stat()
     return {"size_bytes": status.st_size, "modified_ns": status.st_mtime_ns, "sha256": sha256_file(path)}
 
 
 def glance(folder: Path, paths: Iterable[Path]) -> str:
-    """Hash over names, sizes and times of a folder's files: a first look that reads none of them."""
+    """Hash of names, sizes and times of a folder's files, without reading them."""
     status = {str(path.relative_to(folder)): path.stat() for path in sorted(paths) if path.is_file()}
     return sha256_json({name: [each.st_size, each.st_mtime_ns] for name, each in status.items()})
 
@@ -57,9 +57,9 @@ def is_unchanged(
     Parameters
     ----------
     hash_all
-        Believe no time.
+        Hash the file even if size and time are equal.
     hashed
-        Takes the sha256 of a file.
+        Computes the sha256 of a file.
     """
     status = path.stat()
     if status.st_size != stamp.size_bytes:

@@ -1,24 +1,29 @@
-"""Names that come from files and end in tables, pages and terminals: which are accepted, and how others are shown.
+"""Names that come from files and are shown in tables, pages and terminals: which are accepted, how others are shown.
 
-A case's name is an identifier and must survive every table unchanged, so a name that a spreadsheet would calculate or
-a terminal would obey is refused when it is read. Titles are shown, and marked in tables where necessary. Every other
+A case's name is an identifier and must survive every table unchanged, so a name that a spreadsheet would take for a
+formula, or a terminal for an escape sequence, is refused when it is read. Every other
 name (configurations, readers, columns and their values) is printable, of bounded length and in Unicode's form NFC, so
 that ``é`` is one letter however it was typed; a cell without an effect is shown with escapes.
 """
 
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from contract.errors import OncoduetError
-from contract.text import printable
 
 LONGEST_NAME = 200
-"""Characters; a case id of two UIDs of DICOM has 129."""
+"""Limit in characters; a case id made of two DICOM UIDs has 129."""
 
-_FORMULA = ("=", "+", "-", "@")
+Sortable = TypeVar("Sortable", str, Path)
+
+FORMULA = ("=", "+", "-", "@")
+"""How a cell begins that a spreadsheet would calculate."""
 _OURS = {
     *("predictions.json", "source.json", "card.toml", "batch.json", "failures.json", "study.json", "metrics.json"),
-    *("predictions", "source"),  # whose likelihoods would be called as the first two
+    *("predictions", "source"),  # whose likelihood files would have the first two names
 }
 
 
@@ -29,7 +34,7 @@ def name_of(text: str) -> str:
 
 
 def require_name(text: str, where: object, *, what: str = "name") -> str:
-    """Give the name back, in NFC.
+    """Return the name in NFC.
 
     Raises ``OncoduetError``: it is empty, not printable, or longer than ``LONGEST_NAME``.
     """
@@ -40,24 +45,20 @@ def require_name(text: str, where: object, *, what: str = "name") -> str:
     return name
 
 
-def require_case_id(case_id: str, where: Path) -> str:
-    """Give the name back.
+def duplicates(values: Iterable[Sortable]) -> list[Sortable]:
+    """Those that occur more than once, sorted; in a time that grows with their number."""
+    return sorted(value for value, count in Counter(values).items() if count > 1)
 
-    Raises ``OncoduetError``: it is empty, begins as a spreadsheet's formula does, has characters that are not printable
-    (names of other bytes than UTF-8 among them), or spaces around it; it is too long; or our own files would be called
-    as the case's.
+
+def require_case_id(case_id: str, where: Path) -> str:
+    """Return the id.
+
+    Raises ``OncoduetError``: it is empty or too long, begins like a spreadsheet formula, is surrounded by spaces, has
+    unprintable characters (bytes that are not UTF-8 included), or is the name of one of our own files.
     """
     if case_id.casefold() in _OURS:
-        raise OncoduetError(where, expected="the name of a case", found=f"{case_id!r}, which is that of a file of ours")
-    if not case_id or not case_id.isprintable() or case_id.startswith(_FORMULA) or case_id != case_id.strip():
-        raise OncoduetError(
-            where, expected="the name of a case: printable, without = + - @ or a space before it", found=f"{case_id!r}"
-        )
-    return require_name(case_id, where, what="name of a case") and case_id
-
-
-def cell(value: object) -> object:
-    """A value for a CSV table: a text that a spreadsheet would take for a formula gets an apostrophe before it."""
-    if not isinstance(value, str):
-        return value
-    return f"'{printable(value)}" if value.startswith(_FORMULA) else printable(value)
+        raise OncoduetError(where, f"case id {case_id!r} is reserved")
+    if not case_id or not case_id.isprintable() or case_id.startswith(FORMULA) or case_id != case_id.strip():
+        problem = f"invalid case id {case_id!r}: unprintable, surrounded by spaces, or beginning with = + - @"
+        raise OncoduetError(where, problem)
+    return require_name(case_id, where, what="case id") and case_id

@@ -58,21 +58,21 @@ _OWNERS = {
     "metrics.json": ("evaluation", "evaluation score"),
     ".campaign.lock": ("training campaign", "training run", "training bundle"),
 }
-"""Files that say whose a folder is: no other command, by its exact name, writes into it."""
+"""Files that identify a folder's owners, by name: no other command writes into such a folder."""
 _COMMON = "metrics.json"
-"""A name that other programs' files have, too."""
+"""A name that files of other programs have too."""
 _AT_WORK = ", at work"
 
 _made: dict[tuple[Path, str], Mapping[str, tuple[str, ...]]] = {}
-"""What this process wrote on the platform, where there is no ``.oncoduet``, by folder and command."""
+"""Files this process wrote on the platform, where there is no ``.oncoduet``, by folder and command."""
 
 
 class Written(Frozen):
-    """What one command wrote into a folder."""
+    """Files that one command wrote into a folder, and their identity."""
 
     identity: Mapping[str, Any]
     files: Mapping[RelativePath, tuple[str, ...]]
-    """By path relative to the folder: the sha256 that the file has; two while one is being replaced by the other."""
+    """sha256 by path relative to the folder; two while a file is being replaced."""
 
 
 _NOTHING = Written(identity={}, files={})
@@ -94,19 +94,19 @@ class Output:
     command: str
     """Command name, e.g. ``evaluation score``."""
     files: Sequence[str]
-    """All that may be written, relative to the folder, known before work begins."""
+    """All files that may be written, relative to the folder, known before work begins."""
     identity: Mapping[str, str | int | float | bool | frozenset[str] | None] = field(kw_only=True)
     """Every argument, and the content of every input, that changes the files, by name: results of others are replaced
-    only with ``replaces``. Of a set the earlier results may have had a part: inputs that come in one by one. Names that
+    only with ``replaces``. Of a set, earlier results may have had a subset: inputs that arrive one by one. Names that
     older results lack are not compared. Empty on the platform, and only there."""
     by_file: bool = False
-    """The folder may hold several results of the command: one per file, each with an identity."""
+    """Whether the folder may hold several results of the command, one per file, each with an identity."""
     replaces: bool = False
-    """The user allows results of another identity to be replaced."""
+    """Whether the user allows results of another identity to be replaced."""
     record: str | None = None
     """The file that is removed first and written last, since it means that the others are complete."""
     on_platform: bool = False
-    """The folder may hold only the declared outputs, and each answer replaces the last one."""
+    """Whether the folder may hold only the declared outputs, each replacing the last one."""
 
     def __post_init__(self) -> None:
         if bool(self.identity) == self.on_platform:
@@ -190,7 +190,7 @@ class Output:
         return f"{self.command} {self.files[0]}" if self.by_file else self.command
 
     def _marked(self) -> dict[str, tuple[str, ...]]:
-        """What an earlier process wrote, as the files themselves say."""
+        """Files of an earlier process, by their extended attributes."""
         found: dict[str, tuple[str, ...]] = {}
         for place in {(self.folder / name).parent for name in self.files}:
             for path in place.iterdir() if place.is_dir() else ():
@@ -202,7 +202,7 @@ class Output:
         return found
 
     def _in_sockets(self) -> list[str]:
-        """What lies in the folders of the declared outputs: of a second image there the platform imports none."""
+        """Entries in the folders of the declared outputs; the platform imports no image if there are two."""
         places = {(self.folder / name).parent for name in self.files} - {self.folder}
         found = [path for place in sorted(places) if place.is_dir() for path in inside(place, "[!.]*")]
         return [path.relative_to(self.folder).as_posix() for path in found]
@@ -211,9 +211,19 @@ class Output:
         if self.on_platform:
             _made[self.folder.resolve(), self.command] = files
             return
-        told = {name: sorted(value) if isinstance(value, frozenset) else value for name, value in self.identity.items()}
-        written = Written(identity=told, files=dict(sorted(files.items())))
+        identity = {
+            name: sorted(value) if isinstance(value, frozenset) else value for name, value in self.identity.items()
+        }
+        written = Written(identity=identity, files=dict(sorted(files.items())))
         _write_manifest(self.folder, {**_manifest(self.folder).commands, self._entry: written})
+
+
+def remove_last_answers() -> None:
+    """Remove what this process wrote on the platform: a server's next case begins, and the answer is about another."""
+    for (folder, _), files in _made.items():
+        for name, sha256 in files.items():
+            _remove_if_ours(folder, name, sha256)
+    _made.clear()
 
 
 def subfolder(output: Path, name: str) -> Path:
@@ -318,7 +328,7 @@ def require_unowned(folder: Path, command: str) -> None:
                 raise OncoduetError(
                     folder,
                     expected=f"a folder for the results of {command}",
-                    found=f"{name} {where}, which says that it holds something else; give another output",
+                    found=f"{name} of another command {where}; give another output",
                 )
 
 
@@ -361,7 +371,7 @@ def claim_scratch(folder: Path, command: str) -> None:
 def require_folder(folder: Path, *, is_written: bool = True) -> None:
     """Raise ``OncoduetError`` unless a path is a folder that can be written to, or one could be made there.
 
-    ``is_written`` is False for a command that only looks: the folder may be somebody else's.
+    ``is_written`` is False for a command that only reads the folder, which may belong to another user.
     """
     nearest = nearest_folder(folder)
     with writable(nearest):
@@ -447,8 +457,7 @@ def _require_ours(folder: Path, name: str, sha256: Sequence[str], command: str) 
     if sha256_file(path) not in sha256:
         raise OncoduetError(
             path,
-            expected=f"the file as {command} wrote it",
-            found="it changed since; give another output or move it away",
+            f"file was edited since {command} wrote it; give another output or move it away",
         )
 
 

@@ -1,4 +1,4 @@
-"""What wrote a file: version and git revision."""
+"""The writer of a file: program, version and git revision."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ VERSION = "0.1.0"
 
 
 class Writer(Frozen):
-    """Stands in every file that outlives a process."""
+    """Recorded in every file that outlives a process."""
 
     program: str
     version: str
@@ -21,7 +21,7 @@ class Writer(Frozen):
 
 @cache
 def writer() -> Writer:
-    """Say which program runs. In an image there is no git: the build hands over ``ONCODUET_REVISION``."""
+    """The running program. Images have no git; their build sets ``ONCODUET_REVISION``."""
     return Writer(program="oncoduet", version=VERSION, git_revision=os.environ.get("ONCODUET_REVISION") or _revision())
 
 

@@ -16,25 +16,25 @@ from contract.schema import Frozen, Model, Name, RelativePath, Shown, parse
 SCHEMA_VERSION: Literal[1] = 1
 
 Stage = Literal["detection", "localisation"]
-"""What a network is for: lesions, or the organ that a card locates first."""
+"""Task of a network: detect lesions, or locate the organ that a card asks for."""
 
 
 class Record(Frozen):
-    """What every such file begins with."""
+    """Fields common to all records."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     written_by: Writer = Field(default_factory=writer)
     parents: Mapping[str, str] = {}
-    """sha256 of what this was made from, by name."""
+    """Hashes (sha256) of the inputs, by name."""
 
 
 CheckpointPolicy = Literal["best", "final", "detection"]
-"""Which weights of a training count: those with the best moving average of the pseudo Dice, the last ones, or, among
+"""Which weights of a training are kept: those with the best moving average of the pseudo Dice, the last ones, or, among
 weights kept every so many epochs, those with the best ranking score on the fold's validation studies."""
 
 
 class RunKey(Frozen):
-    """Which run: together with the dataset it determines everything."""
+    """Identity of a run; together with the dataset it determines the result."""
 
     card: Name
     card_sha256: str
@@ -47,19 +47,19 @@ class RunKey(Frozen):
 
     @property
     def name(self) -> str:
-        """``<configuration>_fold<K>_restart<R>``: of folders, too."""
+        """``<configuration>_fold<K>_restart<R>``, also the name of folders."""
         return f"{self.configuration}_fold{self.fold}_restart{self.restart}"
 
 
 class TrainingStudiesRecord(Record):
-    """``training_studies.json``: which studies a network knows, by hashes of their voxels and without any name.
+    """``training_studies.json``: the studies a network was trained on, by hashes of their voxels and without names.
 
     The hash is that of ``network.study.content_sha256``; each list is sorted.
     """
 
     trained_on: tuple[str, ...]
     chosen_by: tuple[str, ...] = ()
-    """Set apart, but its weights or the rule of its boxes were chosen by the score on them."""
+    """Validation studies whose score chose the weights or the postprocessing of boxes."""
 
 
 class Epoch(Frozen):
@@ -71,7 +71,7 @@ class Epoch(Frozen):
     learning_rate: float
     wall_s: float
     pseudo_dice: float | None = None
-    """On the validation patches, mean over the foreground classes; null where they held none of them."""
+    """Dice on the validation patches, mean over the foreground classes; null where they contain none."""
 
 
 class RunRecord(Record):
@@ -85,31 +85,31 @@ class RunRecord(Record):
     versions: Mapping[str, str]
     hardware: Mapping[str, str | int]
     torch: Mapping[str, str | int | bool] = {}
-    """What decides the last bits, apart from the hardware: torch's build and libraries, its threads, its switches."""
+    """Torch's build, libraries, threads and switches, which decide the last bits together with the hardware."""
     container: str | None = None
     """Name of the image, or null outside of one."""
     command_line: tuple[str, ...] = ()
-    """Of the process that worked on the run last; it may have had several."""
+    """Command line of the last process that worked on the run."""
     prepared_folder: str | None = None
-    """Where the dataset lay; no part of what the run is."""
+    """Folder of the dataset; not part of the run's identity."""
     wall_s: float
     cpu_s: float
     gpu_s: float
     epochs: tuple[Epoch, ...]
     weights_sha256: str | None
-    """Hash over the weights' tensors (not the file), or null until finished."""
+    """Hash of the weights' tensors (not of the file); null until finished."""
 
 
 class ScoredCheckpoint(Frozen):
     """Weights of one epoch and how they detect."""
 
     epoch: int
-    """Epochs done."""
+    """Number of completed epochs."""
     weights_sha256: str
     auroc: float
     ap: float
     score: float
-    """(auroc + ap) / 2, strict, on the fold's validation studies."""
+    """Strict ranking score, (auroc + ap) / 2, on the fold's validation studies."""
 
 
 class SelectionRecord(Record):
@@ -122,16 +122,16 @@ class SelectionRecord(Record):
     """Whether mirrored copies were predicted too."""
     checkpoints: tuple[ScoredCheckpoint, ...]
     chosen_epoch: int
-    """Best score; of equal ones the earliest."""
+    """Epoch with the best score; the earliest of equal ones."""
     optimism: str
-    """What this choice does to scores on the same studies."""
+    """Warning that scores on the same studies are optimistic."""
 
 
 class Member(Frozen):
     """One network of a bundle."""
 
     name: Annotated[str, Field(max_length=200)]
-    """The key's."""
+    """Name of the key."""
     file: str
     """Relative path of the safetensors file."""
     weights_sha256: str
@@ -141,11 +141,11 @@ class Member(Frozen):
     anchors_file: str | None = None
     """Relative path of the anchors of a network that finds boxes; null for one that segments."""
     box_rule_file: str | None = None
-    """Relative path of the rule by which its predictions become boxes; null: the rule's defaults, or none is needed."""
+    """Relative path of the postprocessing of its boxes; null: the defaults, or none is needed."""
     training_studies_file: str | None = None
-    """Relative path of the studies that it was trained on; null where an older program trained it: not known."""
+    """Relative path of the studies that it was trained on; null: not known (trained by an older program)."""
     prepared_sha256: str | None = None
-    """Hash of the dataset with its folds that it was trained on; null where an older program packed it."""
+    """Hash of the dataset with folds that it was trained on; null: not known (packed by an older program)."""
 
     @model_validator(mode="after")
     def _named_by_its_key(self) -> Self:
@@ -156,7 +156,7 @@ class Member(Frozen):
 
 
 class StageRecord(Frozen):
-    """Networks that share one plan, and its path in the bundle."""
+    """Networks that share one plan, and the path of the plan in the bundle."""
 
     plans_file: str
     dataset_file: str
@@ -194,18 +194,18 @@ class Source(Record):
     trained_on: tuple[str, ...] | None = None
     """Case ids among these predictions on which a network of these runs was trained; null: not known."""
     settings: Mapping[str, bool | str] = {}
-    """What else decided the predictions, such as mirroring, by name; what is not here is not known."""
+    """Other settings that decide the predictions, such as mirroring, by name; absent ones are not known."""
     prepared_sha256: str | None = None
     """Hash of the dataset with its folds that the runs were trained on; null: not known, or there are several."""
     method_sha256: str | None = None
-    """Of bundle, runs and settings, as in each ``study.json`` beside it; null where an older program predicted."""
+    """Hash of bundle, runs and settings, as in each ``study.json``; null: not known (older program)."""
 
 
 class BatchRecord(Record):
-    """``batch.json``: what a batch's output folder is filled with, and so who may go on filling it."""
+    """``batch.json``: what a batch's output folder holds, and so which batch may resume there."""
 
     members: tuple[str, ...]
-    """The words of ``--members``, sorted."""
+    """Values of ``--members``, sorted."""
     settings: Mapping[str, bool | str]
     """Every option that changes the predictions, by name."""
 
@@ -216,12 +216,11 @@ class StudyRecord(Record):
     case_id: str
     images: tuple[ImageStamp, ...]
     content_sha256: str | None = None
-    """Of the reference channel's voxels (``network.study.content_sha256``); null where an older program predicted."""
+    """Hash of the reference channel's voxels (``network.study.content_sha256``); null: not known (older program)."""
     outputs: Mapping[RelativePath, str] = {}
-    """The sha256 of each file, relative to the study's folder, by which it is known as unchanged; none where an older
-    program predicted."""
+    """Hash of each output by path relative to the study's folder, to detect edits; empty: not known (older program)."""
     method_sha256: str | None = None
-    """Whose prediction it is, as in the ``source.json`` of its batch; null where an older program predicted."""
+    """Hash of the method, as in the ``source.json`` of the batch; null: not known (older program)."""
 
     @classmethod
     def of(cls, case_id: str, channels: Mapping[str, Path]) -> Self:
@@ -242,7 +241,7 @@ class FailuresRecord(Record):
     """``failures.json``: the studies of a batch that could not be predicted; there is none where all could."""
 
     studies: int
-    """How many the archive has."""
+    """Number of studies in the archive."""
     failures: tuple[Failure, ...]
 
 
@@ -252,7 +251,7 @@ class Metrics(Frozen):
     auroc: float | None
     ap: float | None
     score: float | None
-    """(auroc + ap) / 2"""
+    """Ranking score, (auroc + ap) / 2."""
     cases: int
     positive_cases: int
     lesions: int
@@ -267,11 +266,11 @@ class AgainstBaseline(Frozen):
     """One metric of a submission against a frozen baseline's: both models as they are, over cases."""
 
     difference: float
-    """Submission minus baseline."""
+    """Difference, submission minus baseline."""
     interval: tuple[float, float] | None
-    """95 %, patients resampled."""
+    """95 % bootstrap interval; patients are resampled."""
     p: float
-    """Two-sided, patients' outputs swapped."""
+    """Two-sided p-value; patients' outputs are swapped."""
 
 
 class MetricsRecord(Record):
@@ -282,9 +281,9 @@ class MetricsRecord(Record):
     """Why there is no strict answer (``--picai-only``)."""
     picai: Metrics
     trained_on: int | None = None
-    """How many of the cases a network of this run was trained on; null: not known."""
+    """Number of cases that a network of this run was trained on; null: not known."""
     baselines: Mapping[str, Mapping[str, AgainstBaseline]] = {}
-    """By frozen baseline and metric, on the platform; empty where none ships with the truth."""
+    """Comparisons on the platform by frozen baseline and metric; empty if the truth has no baselines."""
 
 
 def write_record(path: Path, record: BaseModel) -> None:

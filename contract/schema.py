@@ -1,7 +1,8 @@
-"""What comes from a file as a model: frozen pydantic classes, TOML files, and every fault named in one line."""
+"""Data from files as models: frozen pydantic classes, TOML files, and every fault named in one line."""
 
 import json
 import math
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -15,13 +16,17 @@ from contract.files.reading import LONGEST_QUOTE, read_text
 from contract.names import require_name
 from contract.tables import LARGEST_NUMBER
 
-MOST_TOML_BYTES = 2**20
+MOST_TOML_BYTES = 2**17
+MOST_KEY_PARTS = 16
+"""Of a dotted key in TOML; the parser's memory grows with their square."""
+_KEY = r"""(?>[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')"""
+_DEEP_KEY = re.compile(rf"(?<![A-Za-z0-9_-]){_KEY}(?>[ \t]*\.[ \t]*{_KEY}){{{MOST_KEY_PARTS}}}")
 """Size limit of a card, profile or configuration; ours have 2 kB."""
 MOST_FAULTS = 50
 """Number of faults that one message names."""
 Model = TypeVar("Model", bound=BaseModel)
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=100)]
-"""Safe as a part of a path."""
+"""A name that is safe as a part of a path."""
 
 
 def _shown(text: str) -> str:
@@ -34,7 +39,7 @@ def _shown(text: str) -> str:
 Shown = Annotated[str, AfterValidator(_shown)]
 """A name that users choose freely: printable, of bounded length, in NFC."""
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
-"""A number of things of which there is one at least."""
+"""A number of things, at least one."""
 Index = Annotated[int, Field(ge=0, le=1_000_000)]
 Factor = Annotated[float, Field(gt=0, le=1e6)]
 
@@ -66,7 +71,7 @@ class Frozen(BaseModel):
 
     @classmethod
     def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
-        """What is wrong between fields; ``values`` may be malformed, whose faults are named elsewhere."""
+        """Contradictions between fields; ``values`` may be malformed, and those faults are named elsewhere."""
         del values
         return []
 
@@ -104,7 +109,10 @@ def toml_names(folder: Path) -> list[str]:
 def parse_toml(path: Path, model: type[Model]) -> Model:
     """Read a TOML file into a pydantic model; every fault is named, in one ``OncoduetError``."""
     try:
-        values = tomllib.loads(read_text(path, most_bytes=MOST_TOML_BYTES).removeprefix("\ufeff"))
+        text = read_text(path, most_bytes=MOST_TOML_BYTES).removeprefix("\ufeff")
+        if deep := _DEEP_KEY.search(text):
+            raise OncoduetError(path, f"a key of more than {MOST_KEY_PARTS} parts: {deep[0][:LONGEST_QUOTE]!r}")
+        values = tomllib.loads(text)
     except OSError as error:
         raise OncoduetError(path, problem_of(error)) from None
     except (ValueError, RecursionError) as error:

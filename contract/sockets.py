@@ -14,6 +14,7 @@ from contract.errors import OncoduetError
 from contract.files.case_folders import visible
 from contract.files.reading import read_json
 from contract.images.volume import is_image
+from contract.names import duplicates
 from contract.schema import is_relative
 from contract.text import first_few
 
@@ -113,9 +114,7 @@ def read_jobs(predictions: Path) -> list[Job]:
                 succeeded=value.get("status") in (None, "Succeeded"),
             )
         )
-    pks = [job.pk for job in jobs]
-    doubled = sorted({pk for pk in pks if pks.count(pk) > 1})
-    if doubled:
+    if doubled := duplicates(job.pk for job in jobs):
         raise OncoduetError(predictions, f"duplicate job {doubled[0]}")
     return jobs
 

@@ -8,7 +8,6 @@ others, such as a report's text, may have several lines, which become escapes.
 """
 
 import csv
-import io
 import logging
 import re
 from collections import Counter
@@ -22,9 +21,11 @@ from contract.text import first_few, printable
 
 logger = logging.getLogger(__name__)
 
-LARGEST_BYTES = 1 << 28
+LARGEST_BYTES = 1 << 26
+MOST_LINES = 500_000
+LONGEST_HEADER = 1 << 18
 LARGEST_NUMBER = 1e15
-"""In a file that people write; what is larger is a slip, and overflows somewhere."""
+"""Limit of numbers in files that people write; a larger one is a mistake, and overflows somewhere."""
 _DELIMITERS = ",;\t"
 _UNKNOWN = {"na", "n/a", "nan", "null", "-", "?"}
 _WHOLE = re.compile(r"^(\d+)\.0+$")
@@ -60,7 +61,7 @@ class Table:
         return {name: row for name, (_, row) in found.items()}
 
     def say_unused(self, names: Sequence[str], what: str) -> None:
-        """Warn of rows that name nothing that there is, such as ``what``: they change nothing."""
+        """Warn of rows that name no existing ``what`` and have no effect."""
         if names:
             logger.warning("%s: %d rows name no %s and are not used: %s", self.path, len(names), what, first_few(names))
 
@@ -91,9 +92,9 @@ def read_table(path: Path, columns: Sequence[str], *, verbatim: Collection[str] 
 
     In ``verbatim`` columns an empty cell says something, or ``NA`` is a name: theirs are not emptied.
 
-    Raises ``OncoduetError``: the file is missing, larger than ``LARGEST_BYTES``, no UTF-8 or no CSV; a column is
-    missing or duplicated; a line has another number of values than there are columns; there is no row; a cell of one of
-    these columns is not printable, or longer than a name.
+    Raises ``OncoduetError``: the file is missing, has more than ``LARGEST_BYTES`` or ``MOST_LINES``, is no UTF-8 or no
+    CSV; a column is missing or duplicated; a line has another number of values than there are columns; there is no row;
+    a cell of one of these columns is not printable, or longer than a name.
     """
     lines, delimiter = _lines(path, columns)
     (_, names), *others = lines
@@ -104,14 +105,13 @@ def read_table(path: Path, columns: Sequence[str], *, verbatim: Collection[str] 
     missing = [column for column in columns if column not in names]
     if missing:
         raise OncoduetError(path, expected=f"the column {missing[0]}", found=", ".join(names) or "an empty line")
-    rows = [(number, line) for number, line in others if any(cell.strip() for cell in line)]
-    for number, line in rows:
+    for number, line in others:
         if len(line) != len(names):
             raise OncoduetError(f"{path}: line {number}", expected=f"{len(names)} values", found=len(line))
         for name, cell in zip(names, line, strict=True):
             if name in columns and cell.strip():
                 require_name(cell, f"{path}: line {number}", what=name)
-    if not rows:
+    if not others:
         raise OncoduetError(path, "no rows below the header")
     return Table(
         path=path,
@@ -121,27 +121,35 @@ def read_table(path: Path, columns: Sequence[str], *, verbatim: Collection[str] 
                 for name, text in zip(names, line, strict=True)
                 for cell in [printable(name_of(text))]
             }
-            for _, line in rows
+            for _, line in others
         ),
-        lines=tuple(number for number, _ in rows),
+        lines=tuple(number for number, _ in others),
         delimiter=delimiter,
     )
 
 
 def _lines(path: Path, columns: Sequence[str]) -> tuple[list[tuple[int, list[str]]], str]:
-    """Every line with its number, parted by the delimiter that gives most of the columns."""
+    """The header and every line that is not empty, with its number; and the delimiter, which gives most columns."""
     try:
         if not path.is_file():
             raise OncoduetError(path, f"table not found (columns {', '.join(columns)})")
         if path.stat().st_size > LARGEST_BYTES:
             raise OncoduetError(path, f"larger than {LARGEST_BYTES} bytes")
-        text = path.read_text(encoding="utf-8-sig")
-        first, _, _ = text.partition("\n")
-        delimiter = max(
-            _DELIMITERS, key=lambda each: len(set(columns) & {name.strip(' "\r') for name in first.split(each)})
-        )
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
-        lines = [(reader.line_num, line) for line in reader]
+        lines: list[tuple[int, list[str]]] = []
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline(LONGEST_HEADER + 1)
+            if len(first) > LONGEST_HEADER:
+                raise OncoduetError(path, f"first line of more than {LONGEST_HEADER} characters")
+            delimiter = max(
+                _DELIMITERS, key=lambda each: len(set(columns) & {name.strip(' "\r\n') for name in first.split(each)})
+            )
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
+            for line in reader:
+                if not lines or any(cell.strip() for cell in line):
+                    lines.append((reader.line_num, line))
+                if reader.line_num > MOST_LINES:
+                    raise OncoduetError(path, f"more than {MOST_LINES} lines")
     except (OSError, ValueError, csv.Error) as error:
         raise OncoduetError(path, f"not a CSV table in UTF-8: {error}") from None
     if not lines:
@@ -150,6 +158,6 @@ def _lines(path: Path, columns: Sequence[str]) -> tuple[list[tuple[int, list[str
 
 
 def known(cell: str) -> str:
-    """What a cell, or a part of one, says; nothing where it says that nothing is known."""
+    """The text of a cell, or of a part of one; empty where it means unknown."""
     text = cell.strip()
     return "" if text.lower() in _UNKNOWN else text

@@ -8,9 +8,9 @@ import re
 from collections.abc import Sequence
 
 LONGEST = 4000
-"""Characters of one line; the platform's reader of logs ends at lines of some 10,000 bytes."""
+"""Limit of one line in characters; the platform's log reader fails at lines of some 10,000 bytes."""
 SHOWN = 10
-"""How many of many things a message names."""
+"""How many of many names a message gives."""
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What may be uploaded to the platform: an image, a model and a truth, each a ``.tar.gz``.
+"""Checks of what is uploaded to the platform: an image, a model and a truth, each a ``.tar.gz``.
 
 ``export.sh`` has these archives checked before it gives them their names; ``training bundle`` checks its model. An
 archive is read to its last byte, so that a truncated one is never taken for whole.
@@ -22,7 +22,7 @@ from typing import Any
 from contract.archive.studies import UNKNOWN_LICENCE
 from contract.card import Card
 from contract.errors import OncoduetError
-from contract.files.checksums import SUMS, parse_sums
+from contract.files.checksums import SUMS, differing, parse_sums
 from contract.files.reading import open_regular
 from contract.files.tarballs import members
 from contract.records import BundleRecord
@@ -44,12 +44,12 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Contents:
-    """What an archive holds."""
+    """Contents of an archive."""
 
     names: list[str]
     """All members, links included: older engines save a repeated layer as a link to itself."""
     sha256: dict[str, str]
-    """sha256 of each regular file, by name."""
+    """Hash of each regular file, by name."""
     json_bytes: dict[str, bytes]
     """Contents of the requested files of at most 1 MiB."""
 
@@ -80,7 +80,7 @@ def check_image(archive: Path, *, allow_standin: bool = False) -> None:
     layers = manifest[0].get("Layers")
     missing = [layer for layer in layers if layer not in contents.names] if isinstance(layers, list) else ["layers"]
     if missing:
-        raise OncoduetError(archive, expected="all layers of the image", found=f"no {missing[0]}")
+        raise OncoduetError(archive, f"layer {missing[0]} of the image is missing")
     platform = f"{image.get('os')}/{image.get('architecture')}"
     if platform != "linux/amd64":
         raise OncoduetError(archive, expected="an image for linux/amd64", found=platform)
@@ -94,11 +94,8 @@ def check_image(archive: Path, *, allow_standin: bool = False) -> None:
     if labels.get(STANDIN_LABEL) == "true" and not allow_standin:
         raise OncoduetError(
             archive,
-            expected="an image on a public base",
-            found=(
-                f"one built on a stand-in (label {STANDIN_LABEL}), which must not be published; "
-                "--allow-standin is for tests of the export"
-            ),
+            f"image was built on a stand-in base (label {STANDIN_LABEL}) and must not be published; "
+            "--allow-standin is for tests of the export",
         )
 
 
@@ -125,9 +122,9 @@ def check_model(archive: Path, *, accept_non_commercial: bool = False, card: Car
     archive
         The bundle's ``.tar.gz``.
     accept_non_commercial
-        Accept a model whose data do not allow commercial use, or of which that is unknown.
+        Accept a model whose data do not allow commercial use, or have an unknown licence.
     card
-        By which it has to have been trained; None: any.
+        Card that the model must have been trained with; None: any.
     """
     contents = _read(archive, keep=(SUMS, RECORD))
     _require_sums(archive, contents)
@@ -226,10 +223,9 @@ def _require_sums(archive: Path, contents: Contents) -> None:
         raise OncoduetError(archive, f"bundle has no {SUMS}")
     stated = parse_sums(contents.json_bytes[SUMS].decode(errors="replace"), f"{archive}: {SUMS}")
     found = {file: digest for file, digest in contents.sha256.items() if file != SUMS}
-    for file in sorted(stated.keys() | found.keys()):
-        if stated.get(file) != found.get(file):
-            raise OncoduetError(
-                f"{archive}: {file}",
-                expected=f"the sha256 in {SUMS} ({stated.get(file, 'none')})",
-                found=found.get(file, "no such file"),
-            )
+    for file, expected, sha256 in differing(stated, found):
+        raise OncoduetError(
+            f"{archive}: {file}",
+            expected=f"the sha256 in {SUMS} ({expected or 'none'})",
+            found=sha256 or "no such file",
+        )

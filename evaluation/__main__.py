@@ -1,7 +1,7 @@
-"""Score detection maps against truth, on the platform or off it, and compare scored runs.
+"""Score detection maps against the truth, on the platform or locally, and compare scored runs.
 
-Without a command: the platform's evaluation (/input/predictions.json → /output/metrics.json); serve does the same on
-request over HTTP.
+Without a command: the platform's evaluation (/input/predictions.json → /output/metrics.json); serve does the same
+for each HTTP request.
 """
 
 from contract.process.signals import heed_signals
@@ -25,6 +25,7 @@ from contract.archive.patients import FEWEST_PATIENTS
 from contract.card import load_card
 from contract.errors import OncoduetError, UsageError
 from contract.files.case_folders import case_name
+from contract.outputs import remove_last_answers
 from contract.process.command import Parser, run_command
 from contract.process.invoke_server import PORT, Case, end_process, serve
 from contract.process.terminal import console as make_console
@@ -35,40 +36,35 @@ from evaluation.inputs.one_case import read_one
 from evaluation.inputs.truth import BASELINES, TruthFolder, find_truth
 from evaluation.matching.cases import MatchingRule
 from evaluation.matching.explain import Answer, explain
+from evaluation.plan_options import add_questions, with_question, workers
 from evaluation.score import RunName, Score, score
 
-MOST_WORKERS = 1024
 RESERVED = ("baseline-", "ensemble-", "control-")
-"""What names of configurations begin with that are no training configurations."""
+"""Prefixes of configurations that are not training configurations."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 0 done, 1 a bug, 2 wrong usage, 3 the input is wrong."""
     return run_command(
-        lambda: _parser().parse_args(_with_question(list(sys.argv[1:] if arguments is None else arguments))),
+        lambda: _parser().parse_args(with_question(list(sys.argv[1:] if arguments is None else arguments))),
         lambda options: options.command(options),
         log=partial(log_to_stdout, "%(message)s"),
     )
-
-
-def _with_question(words: list[str]) -> list[str]:
-    """``plan`` with the question that it names, or that its flags stand for: power unless another is asked."""
-    if words[:1] != ["plan"] or not words[1:2] or not words[1].startswith("--") or words[1] == "--help":
-        return words
-    flags = {"--simulate", "--sequential"} & set(words)
-    plain = "readers" if "--readers" in words else "power"
-    asked = {frozenset(): plain, frozenset({"--simulate"}): "errors", frozenset({"--sequential"}): "stop"}
-    return ["plan", asked.get(frozenset(flags), "looks"), *(word for word in words[1:] if word not in flags)]
 
 
 def _serve(options: argparse.Namespace) -> None:
     def load() -> Case:
         truth = find_truth(options.truth)  # a faulty truth fails before the first submission
         if (truth.folder / BASELINES).is_dir():
-            from evaluation.frozen_baselines import read_baselines  # noqa: PLC0415  (imports SciPy, which scoring does not need)
+            from evaluation.index import read_baselines  # noqa: PLC0415  (imports SciPy, which scoring does not need)
 
             read_baselines(truth, truth.card)
-        return lambda: _evaluate(options)
+
+        def case() -> None:
+            remove_last_answers()
+            _evaluate(options)
+
+        return case
 
     serve(load, port=options.port)
     end_process(0)
@@ -86,7 +82,7 @@ def _score(options: argparse.Namespace) -> None:
     if options.explain is not None and options.explain not in truth.label_maps:
         raise OncoduetError(f"--explain {options.explain}", f"{truth.folder} has no label map of this case")
     if options.sweep_hits and options.picai_only:
-        raise UsageError("score", expected="--sweep-hits or --picai-only, not both")
+        raise UsageError("score", "--sweep-hits and --picai-only exclude each other")
     scores = score(
         predictions=options.predictions,
         truth=options.truth,
@@ -118,7 +114,7 @@ def _score(options: argparse.Namespace) -> None:
 def _named(options: argparse.Namespace) -> RunName | None:
     if options.configuration is None:
         if options.fold is not None or options.restart is not None:
-            raise UsageError("score", expected="--configuration with --fold and --restart", found="none")
+            raise UsageError("score", "--fold and --restart need --configuration")
         return None
     name: str = options.configuration
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or name.startswith(RESERVED):
@@ -136,7 +132,7 @@ def _index(options: argparse.Namespace) -> None:
     path = truth.write_index()
     _say(console, f"{path}: {len(truth.label_maps)} label maps")
     if options.baseline:
-        from evaluation.frozen_baselines import freeze_baselines  # noqa: PLC0415  (imports SciPy, which scoring does not need)
+        from evaluation.index import freeze_baselines  # noqa: PLC0415  (imports SciPy, which scoring does not need)
 
         for folder in freeze_baselines(truth, options.baseline):
             _say(console, f"{folder}: every submission will be compared with it")
@@ -146,7 +142,7 @@ def _compare(options: argparse.Namespace) -> None:
     from evaluation.compare import compare, compare_table  # noqa: PLC0415  (imports matplotlib, which scoring does not need)
 
     if (options.archive is None) != (options.predictions is None):
-        raise UsageError("compare", expected="--archive and --predictions together, or neither")
+        raise UsageError("compare", "--archive and --predictions must be given together")
     if options.runs is not None:
         needs_cases = (
             "marksheet", "patients", "few_patients", "archive", "predictions", "readers", "lesions", "validation",
@@ -155,7 +151,7 @@ def _compare(options: argparse.Namespace) -> None:
         unused = [name for name in needs_cases if getattr(options, name)]
         if unused:
             option = f"--{unused[0].replace('_', '-')}"
-            raise UsageError("compare --runs", expected="options that a table of runs has a use for", found=option)
+            raise UsageError("compare", f"{option} cannot be used with --runs")
         compare_table(options.runs, options.output, analysis=options.analysis)
         return
     compare(
@@ -176,10 +172,10 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from evaluation.plan import answer  # noqa: PLC0415  (as for compare)
+    from evaluation.plan import answer_question  # noqa: PLC0415  (as for compare)
 
     console = make_console()
-    table = answer(options)
+    table = answer_question(options)
     printed = Table(title=table.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in table.header:
         printed.add_column(heading, justify="left" if heading == table.header[0] else "right", overflow="fold")
@@ -381,19 +377,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--plan", type=Path, metavar="JSON", help="plan.json of plan power: its sample size goes into the report")
     _add_patients(comparing)
     add("--few-patients", action="store_true", help=f"allow fewer than {FEWEST_PATIENTS} patients to be resampled")
-    add("--workers", type=_workers, default=1, help="processes; the result does not depend on them (%(default)s)")
+    add("--workers", type=workers, default=1, help="processes; the result does not depend on them (%(default)s)")
 
     planning = commands.add_parser(
         "plan", help="number of runs and cases for a comparison; interim analysis: can the campaign stop early?"
     )
-    _add_questions(planning)
+    add_questions(planning, _plan)
     return parser
-
-
-def _workers(text: str) -> int:
-    if not (text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MOST_WORKERS):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST_WORKERS}, found {text!r}")
-    return int(text)
 
 
 def _count(text: str) -> int:
@@ -409,128 +399,6 @@ def _add_patients(command: argparse.ArgumentParser) -> None:
         help="patient of each case, where the ids are ambiguous: a CSV file with case_id and patient_id, one patient "
         "per case, or the text before the first _ (default: as recorded with truth or scores, else from the ids)",
     )
-
-
-def _add_questions(planning: argparse.ArgumentParser) -> None:
-    questions = planning.add_subparsers(title="questions", metavar="{power,errors,readers,looks,stop}", required=True)
-
-    def question(name: str, what: str, example: str) -> argparse.ArgumentParser:
-        each = questions.add_parser(
-            name, help=what, description=f"{what}. Example: python -m evaluation plan {example}"
-        )
-        each.set_defaults(command=_plan, question=name)
-        return each
-
-    power = question(
-        "power",
-        "How many runs and cases show a difference, or that two are on par",
-        "power --difference 0.02 --runs 10 20 --cases 300 1000",
-    )
-    power.add_argument(
-        "--difference",
-        type=float,
-        default=0.01,
-        help="difference to detect; 0: power to show equivalence within --margin (%(default)s)",
-    )
-    power.add_argument("--power", type=float, default=0.8, help="target power (%(default)s)")
-    power.add_argument("--margin", type=float, help="also show the power for “on par” within ± this margin")
-    _add_simulation(power, runs=[5, 10, 20], cases=[300, 1000, 3000], comparisons=1)
-
-    errors = question(
-        "errors",
-        "How often the tests see a difference where there is none, and how often intervals cover",
-        "errors --runs 10 --cases 300 --studies 2000",
-    )
-    errors.add_argument(
-        "--margin", type=float, help="also show how often any of --comparisons that differ by this is called on par"
-    )
-    _add_simulation(errors, runs=[10], cases=[300], comparisons=5)
-
-    _add_readers(
-        question(
-            "readers",
-            "How many human readers and cases show that a configuration is not inferior, or superior, to them",
-            "readers --difference 0.03 --margin 0.05 --readers 5 10 20 --cases 200 400",
-        )
-    )
-
-    looks = question("looks", "What interim analyses of a running campaign cost and save", "looks --looks 5 10 20")
-    looks.add_argument(
-        "--looks",
-        type=int,
-        nargs="+",
-        default=[5, 10, 15, 20],
-        help="runs per configuration at each look (%(default)s)",
-    )
-    looks.add_argument("--difference", type=float, default=0.01, help="of the methods (%(default)s)")
-    _add_chance(looks)
-
-    stop = question(
-        "stop",
-        "Interim analysis: can the campaign of these scored runs stop early",
-        "stop --scores scores --analysis analysis.toml",
-    )
-    stop.add_argument("--scores", type=Path, nargs="+", required=True, help="scored runs of the running campaign")
-    stop.add_argument("--analysis", type=Path, required=True, help="declares comparisons, alpha and looks")
-    stop.add_argument("--output", type=Path, help="gets sequential.json")
-
-
-def _add_readers(question: argparse.ArgumentParser) -> None:
-    add = question.add_argument
-    add("--difference", type=float, default=0.05, help="true difference in AUROC, runs minus readers (%(default)s)")
-    add("--margin", type=float, help="non-inferiority margin; if given, non-inferiority is tested first")
-    add("--power", type=float, default=0.8, help="target power (%(default)s)")
-    add("--readers", type=int, nargs="+", default=[5, 10, 20], help="human readers (%(default)s)")
-    add("--runs", type=int, nargs="+", default=[10], help="runs of the configuration (%(default)s)")
-    add("--cases", type=int, nargs="+", default=[200, 400, 800], help="cases of the test set (%(default)s)")
-    add(
-        "--blocks",
-        type=int,
-        default=1,
-        help="split plot: readers and cases are dealt into so many blocks, and a reader reads the cases of one "
-        "(%(default)s: fully crossed)",
-    )
-    add("--pilot", type=Path, nargs="+", help="scored runs that supply the variances, with --pilot-readers")
-    add("--pilot-readers", type=Path, metavar="CSV", help="readers of the pilot's cases, as for compare --readers")
-    add("--auroc", type=float, help="mean of the readers (0.85)")
-    add("--reader-sd", type=float, help="standard deviation of AUROC between readers (0.042)")
-    add("--run-sd", type=float, help="and between runs (0.01)")
-    add("--reader-correlation", type=float, help="of two readers' AUROCs by the cases (0.43)")
-    add("--run-correlation", type=float, help="of two runs' (0.7)")
-    add("--cross-correlation", type=float, help="of a run's and a reader's (0.3)")
-    add("--prevalence", type=float, help="share of positive cases (that of the pilot, or 0.3)")
-    add("--alpha", type=float, default=0.05, help="two-sided type-I error (%(default)s)")
-    add("--comparisons", type=int, default=1, help="configurations compared with the readers (%(default)s)")
-    add("--output", type=Path, help="gets plan-readers.json")
-
-
-def _add_simulation(question: argparse.ArgumentParser, *, runs: list[int], cases: list[int], comparisons: int) -> None:
-    """Options of the questions that draw studies."""
-    add = question.add_argument
-    add("--metric", choices=("auroc", "ap", "score"), default="auroc", help="metric of the difference (%(default)s)")
-    add("--runs", type=int, nargs="+", default=runs, help="runs per configuration (%(default)s)")
-    add("--cases", type=int, nargs="+", default=cases, help="cases of the test set (%(default)s)")
-    add("--pilot", type=Path, nargs="+", help="scored runs that supply metric, prevalence and variances")
-    add("--comparisons", type=int, default=comparisons, help="number of comparisons in the family (%(default)s)")
-    add("--auroc", type=float, default=0.88, help="AUROC of the first configuration (%(default)s)")
-    add(
-        "--method-share",
-        type=float,
-        default=0.3,
-        help="share of method × case in the variance of likelihoods; 0.05 for losses of one network (%(default)s)",
-    )
-    add("--prevalence", type=float, default=0.3, help="share of positive cases (%(default)s)")
-    add("--output", type=Path, help="gets plan.json")
-    add("--workers", type=_workers, default=1, help="processes; the result does not depend on them (%(default)s)")
-    _add_chance(question)
-
-
-def _add_chance(question: argparse.ArgumentParser) -> None:
-    add = question.add_argument
-    add("--alpha", type=float, default=0.05, help="two-sided type-I error (%(default)s)")
-    add("--run-sd", type=float, default=0.01, help="standard deviation of the metric between runs (%(default)s)")
-    add("--studies", type=int, default=400, help="simulated studies per row (%(default)s)")
-    add("--seed", type=int, default=0, help="random seed (%(default)s)")
 
 
 if __name__ == "__main__":

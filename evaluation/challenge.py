@@ -17,7 +17,7 @@ from contract.records import write_record
 from evaluation.inputs.predictions import LISTING, PredictionSet, card_of_outputs, check_complete, predictions_of_jobs
 from evaluation.inputs.truth import BASELINES, find_truth
 from evaluation.metrics.disclosure import disclosed, rounding_for
-from evaluation.score import METRICS, ROWS, Score, Tracker, score_run, untracked, write_rows
+from evaluation.score import METRICS_FILE, ROW_FILES, Score, Tracker, score_run, untracked, write_rows
 
 _log = logging.getLogger(__name__)
 
@@ -30,8 +30,8 @@ def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = 
     input_folder
         ``/input``: ``predictions.json`` and ``<job pk>/output/<relative path>``.
     truth
-        Label maps, optionally ``card.toml``, ``settings.json`` and ``baselines/``. Without a card there, ours whose
-        outputs occur.
+        Label maps, optionally ``card.toml``, ``settings.json`` and ``baselines/``. Without a card, the project's card
+        whose outputs the jobs have.
     output
         ``/output``: gets ``metrics.json``, and ``cases.csv`` and ``lesions.csv`` where the settings say so.
     track
@@ -40,12 +40,12 @@ def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = 
     Raises
     ------
     OncoduetError
-        Anything about the input is wrong, or files of other origin bear an output's name; nothing is written then.
+        The input is faulty, or files of other origin have an output's name; nothing is written then.
     """
     require_apart(output, input=input_folder, truth=truth)
     truth_folder = find_truth(truth)
     settings = truth_folder.settings
-    files = [METRICS, *(ROWS if settings.per_case else ())]
+    files = [METRICS_FILE, *(ROW_FILES if settings.per_case else ())]
     answer = Output(output, "evaluation", files, identity={}, on_platform=True)
     answer.check()
     card = truth_folder.card or card_of_outputs(input_folder / LISTING)
@@ -54,7 +54,7 @@ def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = 
     run = PredictionSet(input_folder, "", predictions, None, card)
     scored = score_run(run, truth_folder, truth_sha256=truth_folder.sha256(), track=track)
     if (truth_folder.folder / BASELINES).is_dir():
-        from evaluation.frozen_baselines import compare_with_baselines  # noqa: PLC0415  (imports SciPy, which scoring does not need)
+        from evaluation.index import compare_with_baselines  # noqa: PLC0415  (imports SciPy, which scoring does not need)
 
         against = compare_with_baselines(scored.cases, truth_folder, card)
         scored = replace(scored, metrics=scored.metrics.model_copy(update={"baselines": against}))
@@ -63,7 +63,7 @@ def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = 
             _log.warning("%s: too few cases to hide: metrics.json reveals their labels", truth_folder.folder)
         scored = replace(scored, metrics=disclosed(scored.metrics))
     with answer.staged() as stage:
-        write_record(stage / METRICS, scored.metrics)
+        write_record(stage / METRICS_FILE, scored.metrics)
         if settings.per_case:
             write_rows(scored.cases, stage)
     return scored

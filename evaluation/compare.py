@@ -1,8 +1,8 @@
 """Compare configurations over their scored runs: verdict, report and figures.
 
-Scored runs are grouped by the configuration in their ``source.json``; :mod:`evaluation.statistics.comparison` judges
-the declared pairs. The result depends on what was scored and on the analysis file alone, not on the order or place of
-the folders.
+Scored runs are grouped by the configuration in their ``source.json``;
+:mod:`evaluation.statistics.configurations.comparison` judges the declared pairs. The result depends on what was scored
+and on the analysis file, not on the order or place of the folders.
 """
 
 import logging
@@ -18,21 +18,29 @@ from contract.images.volume import is_image
 from contract.outputs import Output, require_apart
 from contract.records import write_record
 from contract.tables import read_table
+from contract.text import first_few
 from evaluation.metrics.outcomes import TestSet, require_patients
-from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration, identities, read_scored_runs
-from evaluation.planning.power import read_plan, sample_size
-from evaluation.report.missed_lesions import find_misses
+from evaluation.metrics.scored_run import ScoredRun
+from evaluation.metrics.scored_runs import group_by_configuration, identities, read_scored_runs
+from evaluation.planning.plan_record import read_plan
+from evaluation.planning.power import sample_size
+from evaluation.report.figures.missed_lesions import find_misses
 from evaluation.report.page import REPORT_FILES, write_report
 from evaluation.statistics.analysis_file import EXPLORATORY, METRIC_NAMES, MOST_RUNS, Analysis, read_analysis
-from evaluation.statistics.arms import Arm, arms_of
-from evaluation.statistics.clinical import describe_clinically
-from evaluation.statistics.comparison import compare_configurations, compare_table_of_runs
-from evaluation.statistics.lesion_strata import compare_strata, read_strata
-from evaluation.statistics.readers import compare_with_readers
-from evaluation.statistics.readers_table import Reader, read_readers_table
-from evaluation.statistics.runs_table import COLUMNS, read_runs_table
-from evaluation.statistics.subgroups import Groups, compare_between_groups, compare_subgroups, read_groups
-from evaluation.statistics.thresholds import read_validation
+from evaluation.statistics.clinical.clinical_use import describe_clinically
+from evaluation.statistics.clinical.thresholds import read_validation
+from evaluation.statistics.configurations.comparison import compare_configurations, compare_table_of_runs
+from evaluation.statistics.configurations.runs_table import RUN_COLUMNS, read_runs_table
+from evaluation.statistics.readers.reader_comparison import compare_with_readers
+from evaluation.statistics.readers.readers_table import Reader, read_readers_table
+from evaluation.statistics.subgroups.case_subgroups import (
+    Groups,
+    compare_between_groups,
+    compare_subgroups,
+    read_groups,
+)
+from evaluation.statistics.subgroups.lesion_strata import compare_strata, read_strata
+from evaluation.statistics.variance.arms import Arm, arms_of
 from evaluation.statistics.verdict import ReaderStudy
 
 COMMAND = "evaluation compare"
@@ -59,29 +67,29 @@ def compare(
 ) -> None:
     """Compare scored runs and write ``verdict.json``, ``report.html``, ``figures/`` and ``tables/`` into ``output``.
 
-    An earlier comparison there is replaced where all of its runs are among these, and all else that it rests on is the
-    same: scores come in one by one, while the analysis stays as it was declared.
+    An earlier comparison there is replaced if its runs are among these and all other inputs are the same: scores arrive
+    one by one, while the declared analysis stays.
 
     Parameters
     ----------
     scores
-        Scored runs, or folders of such.
+        Scored runs, or folders of them.
     analysis
         The analysis file; without one all pairs are compared and the verdict says that it is exploratory.
     marksheet
         CSV with ``patient_id``, ``study_id`` and the columns that the analysis file declares as subgroups.
     archive, predictions
         Images and label maps, and what was scored: for pictures of the worst misses
-        (:mod:`evaluation.report.missed_lesions`).
+        (:mod:`evaluation.report.figures.missed_lesions`).
     patients
         Value of ``--patients``; overrides what is recorded with the scores.
     few_patients
         Allow fewer than 20 patients to be resampled.
     readers
-        A table of human readers (:mod:`evaluation.statistics.readers_table`), to compare configurations with.
+        A table of human readers (:mod:`evaluation.statistics.readers.readers_table`), to compare configurations with.
     lesions
         A table of lesions with the columns that the analysis file declares as strata
-        (:mod:`evaluation.statistics.lesion_strata`).
+        (:mod:`evaluation.statistics.subgroups.lesion_strata`).
     validation
         The same runs scored on validation cases, or folders of such: thresholds are chosen there.
     plan_record
@@ -148,7 +156,7 @@ def compare(
     read = [] if readers is None else read_readers_table(readers, runs[0].truth)
     chosen_on = read_validation(validation, runs) if validation else {}
     planned = None if plan_record is None else read_plan(plan_record, plan.metrics)
-    say_alike_cases(runs, ", ".join(map(str, scores)))
+    warn_of_alike_outcomes(runs, ", ".join(map(str, scores)))
     misses = [] if archive is None else find_misses(runs, archive, predictions)
     verdict = compare_configurations(runs, plan, declared, analysis=_named(analysis), workers=workers)
     arms = arms_of(runs)
@@ -176,14 +184,14 @@ def compare(
 
 
 def compare_table(table: Path, output: Path, *, analysis: Path | None) -> None:
-    """Compare the runs of a table (:mod:`evaluation.statistics.runs_table`) on its test set, and write the same files.
+    """Compare a table's runs (:mod:`~evaluation.statistics.configurations.runs_table`), and write the same files.
 
     Raises
     ------
     OncoduetError
-        As :func:`evaluation.statistics.runs_table.read_runs_table`; also for faults in the analysis file, for another
-        number of configurations than 2 to 12, for more than 20 runs of one, and for an output that holds files of other
-        origin under the same names. Nothing is written.
+        As :func:`evaluation.statistics.configurations.runs_table.read_runs_table`; also for faults in the analysis
+        file, for another number of configurations than 2 to 12, for more than 20 runs of one, and for an output that
+        holds files of other origin under the same names. Nothing is written.
     """
     require_apart(output, runs=table, analysis=analysis)
     plan = read_analysis(analysis) if analysis else EXPLORATORY
@@ -194,7 +202,7 @@ def compare_table(table: Path, output: Path, *, analysis: Path | None) -> None:
         COMMAND,
         ["verdict.json", *REPORT_FILES],
         identity={
-            "rows of runs": frozenset(map(sha256_json, read_table(table, COLUMNS).rows)),
+            "rows of runs": frozenset(map(sha256_json, read_table(table, RUN_COLUMNS).rows)),
             "analysis": _named(analysis),
         },
         record="verdict.json",
@@ -204,11 +212,11 @@ def compare_table(table: Path, output: Path, *, analysis: Path | None) -> None:
     if plan.subgroups or plan.lesions:
         raise OncoduetError(
             analysis,
-            expected="no subgroups and no strata of lesions, since a table of runs holds no cases",
-            found=[*plan.subgroups, *(plan.lesions.strata if plan.lesions else ())][0],
+            f"{[*plan.subgroups, *(plan.lesions.strata if plan.lesions else ())][0]} cannot be compared: "
+            "a table of runs holds no cases",
         )
     if plan.primary is not None and not all(arm.defined for arm in runs[plan.primary].values()):
-        raise OncoduetError(table, expected=f"{METRIC_NAMES[plan.primary]}, the primary metric", found="none")
+        raise OncoduetError(table, f"lacks {METRIC_NAMES[plan.primary]}, the primary metric")
     declared = plan.pairs(list(by_configuration), analysis)
     _require_planned(plan, {name: len(each) for name, each in by_configuration.items()}, declared)
     verdict = compare_table_of_runs(
@@ -229,12 +237,12 @@ def _named(analysis: Path | None) -> str:
 
 
 def _sources(predictions: Sequence[Path]) -> frozenset[str]:
-    """Whose predictions are in some folders; that they are those that were scored is checked."""
+    """Hashes of the sources of predictions in some folders; whether these were scored is checked elsewhere."""
     places = [place for folder in predictions if folder.is_dir() for place in (folder, *inside(folder))]
     return frozenset(sha256_file(place / "source.json") for place in places if (place / "source.json").is_file())
 
 
-def say_alike_cases(runs: Sequence[ScoredRun], where: object) -> None:
+def warn_of_alike_outcomes(runs: Sequence[ScoredRun], where: object) -> None:
     """Warn of cases in which every run found the same candidates to the last digit: there are no images to compare."""
     truth = runs[0].truth
     contents = {}
@@ -256,7 +264,7 @@ def _against_readers(
     truth: TestSet,
     plan: Analysis,
 ) -> ReaderStudy:
-    """Compare those configurations with the readers that any declared comparison names, or a single one."""
+    """Compare with the readers all configurations that a declared comparison names, or the only one."""
     asked = {name: arm for name, arm in arms.items() if len(arms) == 1 or any(name in pair for pair in declared)}
     study = compare_with_readers(readers, asked, truth, plan)
     unnamed = [f"{name}: in none of the analysis file's comparisons" for name in arms if name not in asked]
@@ -264,7 +272,7 @@ def _against_readers(
 
 
 def _require_legible(scores: Sequence[Path], groups: Mapping[str, Sequence[object]], *, fewest: int = 2) -> None:
-    where = ", ".join(map(str, scores[:3])) + (f" and {len(scores) - 3} more" if len(scores) > 3 else "")
+    where = first_few(list(map(str, scores)), 3)
     if not fewest <= len(groups) <= MOST_CONFIGURATIONS:
         raise OncoduetError(
             where,
@@ -277,7 +285,7 @@ def _require_legible(scores: Sequence[Path], groups: Mapping[str, Sequence[objec
 
 
 def _warn(groups: Mapping[str, Sequence[ScoredRun]]) -> None:
-    """Log what the user would want to know before reading the report."""
+    """Log warnings that matter before reading the report."""
     for run in (run for members in groups.values() for run in members):
         if run.trained_on:
             _log.warning("%s: %d of %d studies were trained on", run.name, run.trained_on, run.strict.cases)
@@ -293,7 +301,7 @@ def _require_planned(plan: Analysis, runs: Mapping[str, int], declared: Sequence
 
 def _subgroups(plan: Analysis, marksheet: Path | None, truth: TestSet, where: object) -> Groups:
     if marksheet is None and plan.subgroups:
-        raise OncoduetError(where, expected=f"--marksheet for the subgroups {', '.join(plan.subgroups)}", found="none")
+        raise OncoduetError(where, f"subgroups {', '.join(plan.subgroups)} need --marksheet")
     if marksheet is not None and not plan.subgroups:
         raise OncoduetError(marksheet, "the analysis file declares no subgroups")
     if marksheet is not None:

@@ -1,4 +1,4 @@
-"""``python -m evaluation plan``: options of each question, the answer of :mod:`evaluation.planning`, the record."""
+"""``python -m evaluation plan``: runs, cases or readers for a comparison, errors, interim analyses; and the record."""
 
 import argparse
 from pathlib import Path
@@ -11,15 +11,12 @@ from contract.files.reading import sha256_file, sha256_json
 from contract.outputs import Output, file_output, require_apart
 from contract.records import write_record
 from evaluation.metrics.scored_runs import identities
-from evaluation.planning.power import (
-    Table,
-    pilot_settings,
-    plan_errors,
-    plan_interim_analysis,
-    plan_power,
-    simulate_interim_analyses,
-)
-from evaluation.planning.readers import TYPICAL, Components, pilot_components, plan_readers
+from evaluation.planning.errors import plan_errors
+from evaluation.planning.group_sequential import plan_interim_analysis, simulate_interim_analyses
+from evaluation.planning.pilot import pilot_settings
+from evaluation.planning.plan_record import AnswerTable
+from evaluation.planning.power import plan_power
+from evaluation.planning.readers import TYPICAL, VarianceComponents, pilot_components, plan_readers
 from evaluation.planning.simulation import SimulationSettings
 from evaluation.statistics.analysis_file import METRIC_NAMES, MOST_RUNS
 
@@ -28,7 +25,7 @@ _RECORD_NAMES = {"stop": "sequential.json", "readers": "plan-readers.json"}
 _NO_PART_OF_THE_QUESTION = {"output", "workers", "command", "input", "truth"}
 
 
-def answer(options: argparse.Namespace) -> Table:
+def answer_question(options: argparse.Namespace) -> AnswerTable:
     """Answer what the options ask, and write the record into ``--output``.
 
     Raises
@@ -64,7 +61,7 @@ def answer(options: argparse.Namespace) -> Table:
     return table
 
 
-def _simulated(options: argparse.Namespace) -> tuple[BaseModel, Table]:
+def _simulated(options: argparse.Namespace) -> tuple[BaseModel, AnswerTable]:
     settings = SimulationSettings(
         runs=options.runs[0],
         cases=options.cases[0],
@@ -93,17 +90,17 @@ def _simulated(options: argparse.Namespace) -> tuple[BaseModel, Table]:
     return plan_errors(settings, pilot=pilot, **shared)
 
 
-def _against_readers(options: argparse.Namespace) -> tuple[BaseModel, Table]:
+def _against_readers(options: argparse.Namespace) -> tuple[BaseModel, AnswerTable]:
     given = {name: getattr(options, name) for name in TYPICAL if getattr(options, name) is not None}
     prevalence = options.prevalence
     pilot: dict[str, float] = {}
     parents: dict[str, str] = {}
     if (options.pilot is None) != (options.pilot_readers is None):
-        raise OncoduetError("--pilot", expected="--pilot and --pilot-readers together", found="one of them")
+        raise OncoduetError("--pilot", "--pilot and --pilot-readers must be given together")
     if options.pilot is not None:
         if given:
             option = f"--{next(iter(given)).replace('_', '-')}"
-            raise OncoduetError("--pilot", expected="no assumptions, which the pilot supplies", found=option)
+            raise OncoduetError("--pilot", f"{option} cannot be used with --pilot, which supplies its value")
         components, pilot, parents = pilot_components(options.pilot, options.pilot_readers)
         prevalence = pilot["prevalence"] if prevalence is None else prevalence
     else:
@@ -118,7 +115,7 @@ def _against_readers(options: argparse.Namespace) -> tuple[BaseModel, Table]:
                 expected=f"at most {most:.3g}, √(run correlation × reader correlation)",
                 found=f"{assumed['cross_correlation']:g}",
             )
-        components = Components.assumed(**assumed, difference=options.difference)
+        components = VarianceComponents.assumed(**assumed, difference=options.difference)
     return plan_readers(
         components,
         prevalence=0.3 if prevalence is None else prevalence,
@@ -171,7 +168,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _place(options: argparse.Namespace, name: str) -> Output:
-    """Output of the answer; it replaces only an answer to the same question, of ``stop`` also after fewer runs."""
+    """Output of the answer; it replaces only an answer to the same question, or that of ``stop`` after fewer runs."""
     asked = {key: value for key, value in vars(options).items() if key not in _NO_PART_OF_THE_QUESTION}
     runs = asked.pop("scores", None)
     for key, value in asked.items():

@@ -23,7 +23,7 @@ from contract.names import require_name
 from contract.outputs import Output, require_apart, require_folder, require_unowned, subfolder
 from contract.provenance import writer
 from contract.records import Metrics, MetricsRecord, Source, write_record
-from evaluation.inputs.case_files import listed
+from contract.text import first_few
 from evaluation.inputs.one_case import read_one
 from evaluation.inputs.predictions import SOURCE, PredictionSet, find_prediction_sets
 from evaluation.inputs.truth import OnMissing, TruthFolder, find_truth
@@ -33,15 +33,15 @@ from evaluation.matching.cases import (
     MatchingRule,
     ScoredCase,
 )
-from evaluation.matching.sweep import HIT_CRITERIA, HitCriterion, match_with
+from evaluation.matching.hit_criteria import HIT_CRITERIA, HitCriterion, match_with
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, sensitivity_key
 from evaluation.metrics.summary import picai_metrics, strict_metrics
 
 COMMAND = "evaluation score"
-METRICS = "metrics.json"
-ROWS = ("cases.csv", "lesions.csv")
-HITS = "hits.csv"
-SIZES = "sizes.csv"
+METRICS_FILE = "metrics.json"
+ROW_FILES = ("cases.csv", "lesions.csv")
+HITS_FILE = "hits.csv"
+SIZES_FILE = "sizes.csv"
 SIZE_COLUMNS = ("case_id", "lesion", "confidence", "volume_ml", "diameter_mm")
 PICAI_ONLY = "not computed: --picai-only"
 
@@ -50,7 +50,7 @@ NO_MAPS = "AP and lesion sensitivity are undefined: the predictions have no dete
 _log = logging.getLogger(__name__)
 
 Tracker = Callable[[Sequence[str], str], Iterable[str]]
-"""Yields the case ids of one run (its name comes second) and shows progress."""
+"""Function that yields the case ids of one run (its name comes second) and shows progress."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,17 @@ class Score:
     run: PredictionSet
     metrics: MetricsRecord
     cases: tuple[ScoredCase, ...]
-    """By strict matching, or picai's where that is the only answer."""
+    """Cases by strict matching, or by picai's where that is the only answer."""
     source: Source | None
     patients: Mapping[str, str] | None = None
-    """By case id; None where they follow from the ids, or are unknown."""
+    """Patients by case id; None where they follow from the ids, or are unknown."""
     by_criterion: Mapping[HitCriterion, Metrics] = field(default_factory=dict)
-    """What other hit criteria would give; empty unless asked for."""
+    """Metrics by other hit criteria; empty unless asked for."""
 
 
 @dataclass(frozen=True)
 class RunName:
-    """Which run predictions of another program are."""
+    """Configuration, fold and restart of another program's predictions."""
 
     configuration: str
     fold: int | None = None
@@ -109,17 +109,17 @@ def score(
         ``sizes.csv``; where the predictions have one, ``source.json``, and where the ids are ambiguous,
         ``patients.csv``; for several runs a folder each.
     card
-        Scores instead of the truth's.
+        Card that scores instead of the truth's.
     on_missing
         ``worst`` counts a case without prediction as likelihood 0 without candidates.
     picai_only
-        Leave strict null, and accept predictions that picai-eval accepts.
+        Skip the strict answer, and accept predictions that picai-eval accepts.
     patients
         Value of ``--patients``: ``by-case``, ``by-prefix`` or the path of a table.
     training_studies_too
-        Score also what a network was trained on.
+        Also score studies that a network was trained on.
     named
-        What to call predictions of another program, which bring no ``source.json``.
+        Name of another program's predictions, which lack ``source.json``.
     sweep_hits
         Also write ``hits.csv``: AP and lesion sensitivity by other hit criteria.
     track
@@ -128,8 +128,8 @@ def score(
     Raises
     ------
     OncoduetError
-        Anything about the input is wrong, or the output holds other scores or files of other origin under the same
-        names; nothing is written then.
+        The input is faulty, or the output holds other scores or files of other origin under the same names; nothing
+        is written then.
     """
     require_apart(output, predictions=predictions, truth=truth)
     require_folder(output)
@@ -180,7 +180,7 @@ def _place(
     return Output(
         subfolder(output, run.name),
         COMMAND,
-        [METRICS, *ROWS, SIZES, HITS, PATIENTS, SOURCE],
+        [METRICS_FILE, *ROW_FILES, SIZES_FILE, HITS_FILE, PATIENTS, SOURCE],
         identity={
             "run": None if source is None else _key(source),
             "predictions": run.sha256(),
@@ -190,12 +190,12 @@ def _place(
             "method": None if source is None else source.method_sha256,
             **asked,
         },
-        record=METRICS,
+        record=METRICS_FILE,
     )
 
 
 def _with_source(runs: Sequence[PredictionSet], named: RunName, folder: Path) -> PredictionSet:
-    """The one run without a ``source.json`` with one that names it; its predictions' hash stands for the network."""
+    """The only run, named by a ``source.json`` of its own; its predictions' hash identifies the network."""
     if len(runs) != 1 or runs[0].source is not None:
         found = f"{len(runs)} runs" if len(runs) != 1 else SOURCE
         raise OncoduetError(folder, expected=f"one run without {SOURCE}, for --configuration", found=found)
@@ -271,14 +271,14 @@ def score_run(
 
 def write_score(score: Score, folder: Path) -> None:
     """Write a scored run's files."""
-    write_record(folder / METRICS, score.metrics)
+    write_record(folder / METRICS_FILE, score.metrics)
     write_rows(score.cases, folder)
     rows = [row for case in score.cases for row in _sizes_of(case)]
     if rows and score.run.likelihoods is None:
-        _write_csv(folder / SIZES, SIZE_COLUMNS, rows)
+        _write_csv(folder / SIZES_FILE, SIZE_COLUMNS, rows)
     if score.by_criterion:
         _write_csv(
-            folder / HITS,
+            folder / HITS_FILE,
             ("criterion", "minimum", "ap", *(sensitivity_key(rate) for rate in FALSE_POSITIVES_PER_CASE)),
             (_hits_row(criterion, metrics) for criterion, metrics in score.by_criterion.items()),
         )
@@ -291,12 +291,12 @@ def write_score(score: Score, folder: Path) -> None:
 def write_rows(cases: Sequence[ScoredCase], folder: Path) -> None:
     """Write ``cases.csv`` and ``lesions.csv``: what each case and each finding contributed."""
     _write_csv(
-        folder / ROWS[0],
+        folder / ROW_FILES[0],
         ("case_id", "label", "likelihood"),
         ((case.case_id, int(case.positive), case.likelihood) for case in cases),
     )
     _write_csv(
-        folder / ROWS[1],
+        folder / ROW_FILES[1],
         ("case_id", "kind", "confidence", "overlap"),
         ((case.case_id, each.kind, each.confidence, each.overlap) for case in cases for each in case.findings),
     )
@@ -330,7 +330,7 @@ def _require_unseen(run: PredictionSet, truth: TruthFolder, *, training_studies_
         raise OncoduetError(
             run.folder,
             (
-                f"its networks were trained on {len(seen)} of {len(truth.label_maps)} studies: {listed(seen)}; "
+                f"its networks were trained on {len(seen)} of {len(truth.label_maps)} studies: {first_few(seen, 1)}; "
                 "--training-studies-too scores them"
             ),
         )

@@ -18,7 +18,7 @@ from contract.errors import OncoduetError
 from network.plans import ARCHITECTURES, CONVOLUTIONS, DROPOUTS, NONLINEARITIES, NORMS, require_dataset, require_plans
 
 MOST_PARAMETERS = 10**9
-"""Of one network; nnU-Net's largest residual plans have half of it."""
+"""Most parameters of a network; nnU-Net's largest residual plans have half of them."""
 
 OPERATORS: Mapping[str, type[nn.Module]] = {
     "Conv3d": nn.Conv3d,

@@ -2,8 +2,8 @@
 
 A container has one group, a job of Slurm or of systemd several, one inside the other, and each of them may set a limit.
 All of them hold, so the least counts: of the process's own group (``/proc/self/cgroup``) and of every one above it.
-Both versions of the interface are read, also side by side; where a container shows its own group as the root of all,
-the part of the path that exists there.
+Both versions of the interface are read, also where both exist. Where a container shows its own group as the root, the
+part of the path that exists there is read.
 """
 
 import itertools
@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path("/")
 _NO_LIMIT = 2**60
-"""The older files' word for no limit, rounded down."""
+"""Value of cgroups v1 for no limit, rounded down."""
 
 
 def memory_left(root: Path = ROOT) -> int | None:

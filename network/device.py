@@ -21,19 +21,19 @@ from contract.errors import OncoduetError
 from contract.text import one_line
 
 Device = Literal["auto", "cpu", "cuda"]
-"""As on the command line."""
+"""Value of ``--device``."""
 Kind = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
 """Numeric precision of the networks."""
 
 HELP = "where networks compute; auto: on the GPU if the machine has one, else on the CPU. Default: auto"
-"""Of the option ``--device``."""
+"""Help text of ``--device``."""
 
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
-"""Of NVIDIA, by the major version of CUDA (its release notes, table of minor version compatibility)."""
+"""Oldest NVIDIA driver for each major version of CUDA (release notes, table of minor version compatibility)."""
 
 _ASKING_S = 20.0
-"""A GPU that is broken may keep nvidia-smi for ever."""
+"""Longest wait for nvidia-smi, which hangs with a broken GPU."""
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _OUT_OF_MEMORY = (
     *("DefaultCPUAllocator", "CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"),
@@ -47,7 +47,7 @@ class ComputeDevice:
 
     kind: Kind
     name: str
-    """Of the processor or the GPU."""
+    """Name of the processor or the GPU."""
     software: str
     """Torch's build and the GPU's driver."""
     why: str
@@ -62,11 +62,11 @@ class MachineGpu:
 
     name: str
     driver: str
-    """Its version, or ``unknown``."""
+    """Driver version, or ``unknown``."""
     lent: bool
-    """Whether its device file is there; a container or a job may see a GPU that it was not given."""
+    """Whether its device file exists; a container or a job may see a GPU that it was not given."""
     said: str = ""
-    """What nvidia-smi said, where it failed."""
+    """Output of nvidia-smi, where it failed."""
 
 
 def choose_device(wanted: Device, *, root: Path = Path("/")) -> ComputeDevice:
@@ -102,7 +102,7 @@ def choose_device(wanted: Device, *, root: Path = Path("/")) -> ComputeDevice:
 
 
 def machine_gpu(root: Path = Path("/")) -> MachineGpu | None:
-    """The first GPU by NVIDIA that the machine has, by what its driver tells; None without any."""
+    """The first GPU by NVIDIA that the machine has, as its driver reports; None without any."""
     proc, lent = root / "proc/driver/nvidia", any((root / "dev").glob("nvidia[0-9]*"))
     answer, said = _nvidia_smi()
     if answer is not None:
@@ -223,7 +223,7 @@ def _remedy(gpu: MachineGpu | None) -> str:
 
 
 def _nvidia_smi() -> tuple[str | None, str]:
-    """Name and driver of the first GPU by nvidia-smi, or None; and what it said where it failed."""
+    """Name and driver of the first GPU by nvidia-smi, or None; and its output where it failed."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None, ""

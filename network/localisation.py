@@ -25,7 +25,7 @@ TRAINING_SLACK_VOXELS = 2
 
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
 ORGAN_PROBABILITY = 0.5
-"""From here on a voxel belongs to the organ, or to the classes near which a lesion is kept."""
+"""Lowest probability of voxels of the organ, or of the classes near which a lesion is kept."""
 
 
 def true_region(card: Card, truth: Volume, path: Path) -> Box:
@@ -41,7 +41,7 @@ def true_region(card: Card, truth: Volume, path: Path) -> Box:
     region = region_around(stage, organ, truth.grid, truth.grid, slack_mm_zyx=(z, y, x))
     if region is None:
         values = ", ".join(map(str, stage.values))
-        raise OncoduetError(path, expected=f"the {stage.organ} (label values {values})", found="none of it")
+        raise OncoduetError(path, f"no {stage.organ} (label values {values})")
     return region
 
 

@@ -1,6 +1,6 @@
 """What a study's prediction takes in memory, what there is, and the quickest way that fits.
 
-A container that outgrows its memory is killed without a word. So before a study's voxels are read, its need is
+A container that exceeds its memory is killed without a message. So before a study's voxels are read, its need is
 estimated from the headers: the largest of reading, preprocessing, windows and resampling back. Where the quickest way
 does not fit, fewer members hold accumulators at a time, then weights are streamed; where nothing fits, the study is
 refused with one line. All ways give the same bits. A pass of a single window saves nothing: on one thread PyTorch then
@@ -32,9 +32,9 @@ _STATUS = Path("/proc/self/status")
 
 _FLOAT = 4
 _ACTIVATIONS = 12
-"""Patches of these features that are alive at once, per window of a pass."""
+"""Feature maps of a patch in memory at a time, per window of a pass."""
 _SLAB_BYTES = 3 * 8
-"""Resampling holds a slab as float64, padded, and filtered."""
+"""Bytes per voxel of resampling: a slab as float64, padded, and filtered."""
 _SLAB_SLICES = 32 + 2 * 20 + 2 * 12
 _MARGIN = 1.1
 
@@ -44,7 +44,7 @@ class Budget:
     """How large this process may grow."""
 
     total: int
-    """Bytes, what it holds already included."""
+    """Bytes that the process may use, those in use included."""
     source: str
     """What sets the limit, for messages."""
 
@@ -57,33 +57,33 @@ class StudySize:
     """Size of each channel's image."""
     reference: tuple[int, int, int]
     study: tuple[int, int, int]
-    """The study grid."""
+    """Shape of the study grid."""
     network: tuple[int, int, int]
-    """The network's grid, without any crop."""
+    """Shape of the network's grid, without any crop."""
     patch_size: tuple[int, int, int]
     classes: int
     features: int
-    """Per voxel of the patch, of the network's stage that has the most."""
+    """Features per voxel of the patch, in the network's largest stage."""
     members: int
     member_bytes: int
-    """Weights of one member."""
+    """Bytes of one member's weights."""
     outputs: int
-    """Ensembles times groups of classes."""
+    """Number of ensembles times groups of classes."""
     segmentations: int = 0
-    """Members that find boxes whose segmentation of the whole study is kept too."""
+    """Number of members that find boxes whose segmentation of the whole study is kept too."""
     is_read: bool = False
-    """Whether the images are in memory already, as a part of what the process holds."""
+    """Whether the images are in memory already, as part of what the process uses."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How the members' windows are gone through."""
+    """How the members' windows are processed."""
 
     batch: int
     at_once: int
-    """Members whose accumulators are held at a time."""
+    """Members whose accumulators are in memory at a time."""
     streamed: bool
-    """Whether weights are loaded for their turn and dropped after it."""
+    """Whether weights are loaded when their member predicts, and dropped afterwards."""
 
     def __str__(self) -> str:
         weights = "weights streamed" if self.streamed else "weights resident"
@@ -124,13 +124,12 @@ def plan_memory(
     if least > budget.total:
         raise OncoduetError(
             f"study {name}",
-            expected=f"to need at most {budget.total / GB:.1f} GB of memory ({budget.source})",
-            found=(f"that {_size(work.reference)} voxels ({len(work.channels)} channels) need {least / GB:.1f} GB"),
+            f"needs {least / GB:.1f} GB of memory ({_size(work.reference)} voxels, {len(work.channels)} channels); "
+            f"{budget.total / GB:.1f} GB available ({budget.source})",
         )
     raise OncoduetError(
         f"study {name}",
-        expected=f"to need at most {gpu_free / GB:.1f} GB of the GPU's memory",
-        found=f"that it needs {window_bytes(work, ways[-1]) / GB:.1f} GB",
+        f"needs {window_bytes(work, ways[-1]) / GB:.1f} GB of the GPU's memory; {gpu_free / GB:.1f} GB available",
     )
 
 
@@ -217,7 +216,7 @@ def held_bytes() -> int:
 
 
 def _ways(members: int) -> Iterator[MemoryPlan]:
-    """From the quickest to the leanest."""
+    """Plans from the quickest to the leanest."""
     at_once = members
     while True:
         yield MemoryPlan(BATCH, at_once, streamed=False)

@@ -41,13 +41,13 @@ class Placement:
     """The grids of one study, worked out once from the card and the reference image."""
 
     native: Grid
-    """The reference image's grid as in its file, which the detection map gets."""
+    """Grid of the reference image as in its file, which the detection map gets."""
     axes: Axes
-    """From the file's axes to the card's."""
+    """How the file's axes are exchanged and flipped into the card's."""
     reference: Grid
-    """The reference image's grid along the card's axes."""
+    """Grid of the reference image along the card's axes."""
     grid: Grid
-    """The study grid, along the card's axes."""
+    """Study grid, along the card's axes."""
     spacing_mm_zyx: tuple[float, float, float]
     """Spacing given to the network: the study grid's, or the card's where slices are kept natively."""
     central: Box | None
@@ -147,7 +147,7 @@ class Placement:
 
 
 def card_axes(card: Card, grid: Grid) -> Axes:
-    """From an image's axes to the card's."""
+    """How an image's axes are exchanged and flipped into the card's."""
     return NATIVE if card.geometry.orientation == "native" else axes_to_lps(grid)
 
 

@@ -23,7 +23,7 @@ from contract.schema import Frozen, parse
 CONFIGURATION = "3d_fullres"
 
 MOST_BYTES = 2**20
-"""Of ``plans.json`` and ``dataset.json``; nnU-Net's largest have 30 kB."""
+"""Largest ``plans.json`` and ``dataset.json``; nnU-Net's largest have 30 kB."""
 MOST_STAGES = 12
 MOST_CHANNELS = 64
 MOST_CLASSES = 256
@@ -71,15 +71,15 @@ def _in(table: Mapping[str, str]) -> AfterValidator:
 
 
 Word = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.+-]*$")]
-"""A name that may become a part of a path: nothing in it leads elsewhere."""
+"""Name that may become part of a path, and so contains no separator."""
 Text = Annotated[str, Field(max_length=200)]
 Count = Annotated[int, Field(ge=1, le=32)]
 Features = Annotated[int, Field(ge=1, le=2**20)]
-"""Upper bound beyond any memory; ``campaign --dry-run`` estimates the real need."""
+"""Number of features; the bound is beyond any memory, and ``campaign --dry-run`` estimates the real need."""
 Kernel = Literal[1, 3, 5, 7, 9, 11]
 Stride = Annotated[int, Field(ge=1, le=8)]
 Length = Annotated[int, Field(ge=1, le=8192)]
-"""Voxels."""
+"""Length in voxels."""
 Millimetres = Annotated[float, Field(ge=0.01, le=100)]
 Axis = Literal[0, 1, 2]
 Intensity = Annotated[float, Field(ge=-1e12, le=1e12)]
@@ -88,7 +88,7 @@ Channels = Field(min_length=1, max_length=MOST_CHANNELS)
 
 
 class NormArguments(Frozen):
-    """Of a norm."""
+    """Arguments of a norm."""
 
     eps: Annotated[float, Field(gt=0, le=1)] = 1e-5
     affine: bool = True
@@ -97,14 +97,14 @@ class NormArguments(Frozen):
 
 
 class DropoutArguments(Frozen):
-    """Of a dropout."""
+    """Arguments of a dropout."""
 
     p: Annotated[float, Field(ge=0, lt=1)] = 0.5
     inplace: bool = False
 
 
 class NonlinearityArguments(Frozen):
-    """Of a non-linearity; only a leaky one has a slope."""
+    """Arguments of a non-linearity; only a leaky one has a slope."""
 
     inplace: bool = False
     negative_slope: Annotated[float, Field(ge=0, le=1)] = 0.01
@@ -149,12 +149,12 @@ class NetworkArguments(Frozen):
     def _slope_of_a_leaky_one(self) -> Self:
         given = self.nonlin_kwargs.model_fields_set if self.nonlin_kwargs else ()
         if "negative_slope" in given and NONLINEARITIES[self.nonlin] != "LeakyReLU":
-            raise PydanticCustomError("slope", "nonlin_kwargs: expected negative_slope for LeakyReLU alone")
+            raise PydanticCustomError("slope", "nonlin_kwargs: negative_slope is only for LeakyReLU")
         return self
 
 
 class Architecture(Frozen):
-    """Which network, of which numbers."""
+    """Class and numbers of a network."""
 
     network_class_name: Annotated[str, _in(ARCHITECTURES)]
     arch_kwargs: NetworkArguments
@@ -177,7 +177,7 @@ class Architecture(Frozen):
 
 
 class ResamplingArguments(Frozen):
-    """Of any of the resamplers; which of them it knows is compared with its name."""
+    """Arguments of any resampler; each takes those that ``_KNOWN_BY`` lists."""
 
     is_seg: bool | None = None
     order: Annotated[int, Field(ge=0, le=5)] | None = None
@@ -263,7 +263,7 @@ class Configurations(Frozen):
 
 
 class IntensityProperties(Frozen):
-    """Of one channel's foreground, in the images' unit; normalisation takes the first four."""
+    """Statistics of one channel's foreground, in the images' unit; normalisation takes the first four."""
 
     mean: Intensity
     std: Annotated[float, Field(ge=0, le=1e12)]
@@ -285,7 +285,7 @@ class Plans(Frozen):
     transpose_forward: tuple[Axis, Axis, Axis]
     transpose_backward: tuple[Axis, Axis, Axis]
     experiment_planner_used: Word
-    """Never looked up: a planner of the user's own may have any name."""
+    """Name of the planner, which may be the user's own: never looked up."""
     label_manager: Literal["LabelManager"] = "LabelManager"
     foreground_intensity_properties_per_channel: Annotated[Mapping[str, IntensityProperties], Channels]
     configurations: Configurations

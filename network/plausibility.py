@@ -25,15 +25,16 @@ from contract.images.volume import Float32Array, Volume, covered_share, same_gri
 EXTREMES = (0.5, 99.5)
 """Percentiles that count as an image's lowest and highest value."""
 MOST_EMPTY = 0.4
-"""Share of a channel's slices that may be empty or copies."""
+"""Fraction of a channel's slices that may be empty or copies; more is refused."""
 MOSTLY_EMPTY_AT_MOST = 0.2
-"""The same; more is warned of, and so is a single one between others. One or two at the ends are padding."""
+"""Fraction of such slices above which a warning is given, as for a single one between others. One or two at the ends
+are padding."""
 MOSTLY_COVERED = 0.75
-"""Share of the reference's middle half that other channels nearly always cover."""
+"""Fraction of the reference's middle half that other channels nearly always cover."""
 MOSTLY_CENTRED_MM = 30.0
 """Distance of a channel's centre from the reference's that is hardly ever exceeded."""
 LEAST_STRUCTURE = 0.1
-"""Correlation of neighbouring voxels; noise has 0."""
+"""Lowest correlation of neighbouring voxels; noise has 0."""
 _SAMPLED_VOXELS = 2_000_000
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from network.plans import CONFIGURATION, full_resolution, require_plans
 from network.resampling import resample_by_slabs
 
 LONGEST_VOXELS = 2**20
-"""Of the network's grid along an axis; 2.5 m in the plans' finest voxels have a quarter of it."""
+"""Most voxels of the network's grid along an axis; 2.5 m in the plans' finest voxels have a quarter of it."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class NetworkGrid:
 
     plans: Mapping[str, Any]
     shape_zyx: tuple[int, int, int]
-    """Of the preprocessed study, in the plan's axis order."""
+    """Shape of the preprocessed study, in the plan's axis order."""
     properties: Mapping[str, Any]
     """nnU-Net's record of the case: the crop, sizes and spacing, and ``class_locations`` if a label was given."""
 

@@ -38,7 +38,7 @@ class Streamed:
 
     count: int
     load: Callable[[int], torch.nn.Module]
-    """Gives the network of a member, in evaluation mode on the device of the data."""
+    """Gives a member's network, in evaluation mode on the device of the data."""
 
     def __len__(self) -> int:
         return self.count
@@ -215,12 +215,12 @@ class _Visit:
     padded: torch.Tensor
     """Shape (channel, z, y, x), at least as large as the patch."""
     inner: Box
-    """Where the study is in it."""
+    """Region of the study in the padded array."""
     passes: Sequence[Sequence[Box]]
     """Windows of each forward pass, by rising z."""
     batch: int
     weight: torch.Tensor
-    """Of a window's voxels, shape of the patch."""
+    """Weight of a window's voxels, of the patch's shape."""
     mirror_axes: tuple[int, ...]
     precision: Precision
 

@@ -35,13 +35,13 @@ class Scan:
 
     name: str
     channels: Mapping[str, Volume]
-    """By channel name, in the card's order, each on its own grid."""
+    """Images by channel name, in the card's order, each on its own grid."""
     native: Grid
     """Grid of the reference channel as in its file."""
     content_sha256: str
     """Hash of the reference channel's voxels; see :func:`content_sha256`."""
     channel_sha256: Mapping[str, str]
-    """The same of every channel."""
+    """Hash of every channel's voxels, by name."""
 
 
 def read_scan(card: Card, channels: Mapping[str, Path], *, name: str) -> Scan:
@@ -72,7 +72,7 @@ def read_scan(card: Card, channels: Mapping[str, Path], *, name: str) -> Scan:
 
 
 def content_sha256(volume: Volume) -> str:
-    """Hash of an image's voxels, by which a study is known again: as float32, in the file's order, and their number.
+    """Hash of an image's voxels, by which a study is recognised: as float32, in the file's order, and their number.
 
     Names, compression, format and the last digits of a header do not count; resampled or rescaled voxels are others.
     """

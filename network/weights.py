@@ -81,11 +81,8 @@ def fill(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Pa
         name = differing[0]
         raise OncoduetError(
             path,
-            expected="weights of the plans' network",
-            found=(
-                f"that {len(differing)} differ; {name[:LONGEST_QUOTE]}: expected "
-                f"{expected.get(name, 'none')}, found {found.get(name, 'none')}"
-            ),
+            f"{len(differing)} tensors differ from those of the plans' network; {name[:LONGEST_QUOTE]}: "
+            f"expected {expected.get(name, 'none')}, found {found.get(name, 'none')}",
         )
     network.to_empty(device="cpu")
     network.load_state_dict(dict(weights))

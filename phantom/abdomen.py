@@ -8,16 +8,17 @@ that it dilates, tell a positive case.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from contract.images.volume import Float32Array, Grid
-from phantom import painting
+from phantom import tissue_layers
 from phantom.cohort import CasePlan, LesionVolumes
-from phantom.painting import BoolArray, grow, sphere_radius_mm
 from phantom.shapes import Ellipsoid, RandomField, Shape, Tube, Vector, Within
 from phantom.study import LabelValues
+from phantom.tissue_layers import BoolArray, draw_irregular_ellipsoid, grow, sphere_radius_mm
 
 LabelMap = npt.NDArray[np.uint8]
 
@@ -29,7 +30,7 @@ DILATED_PROBABILITY = 0.4
 """How often a visible lesion dilates the duct upstream."""
 DILATED_RADIUS_MM = (2.5, 4.5)
 TUMOUR_GROWTH = 0.5
-"""How far a lesion may reach beyond the pancreas, as a share of its radius."""
+"""How far a lesion may reach beyond the pancreas, as a share of the lesion's radius."""
 LABELLED_RADIUS_MM = 2.2
 """Least radius of a duct or vessel in the label map: half a voxel, or a normal duct would have no voxel at all."""
 _DUCT_STARTS = 2  # corner of the pancreas's line: there is no main duct in the uncinate process
@@ -38,17 +39,19 @@ _UNBOUNDED_MM = 1000.0  # semi-axis of what runs through all slices
 
 @dataclass(frozen=True)
 class Tissue:
-    """What a tissue shows in CT."""
+    """Attenuation of a tissue in CT."""
 
     native_hu: float
     """Hounsfield units without contrast agent."""
     enhancement_hu: float = 0.0
-    """What contrast agent adds in an average portal-venous phase."""
+    """Enhancement in an average portal-venous phase."""
 
 
-Layer = painting.Layer[Tissue]
-Distractor = painting.Distractor[Tissue]
-DrawnLesion = painting.DrawnLesion[Tissue]
+_draw_lump = partial(draw_irregular_ellipsoid, finest_bump_mm=6.0, bumps_first=True)
+
+Layer = tissue_layers.Layer[Tissue]
+Distractor = tissue_layers.Distractor[Tissue]
+DrawnLesion = tissue_layers.DrawnLesion[Tissue]
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Anatomy:
     inside: tuple[Layer, ...]
     """Painted after the pancreas: its duct, and distractors in it."""
     above: tuple[Layer, ...]
-    """Painted after a lesion too: vessels and the common bile duct."""
+    """Painted after the lesions: vessels and the common bile duct."""
     pancreas: Tube
     duct: Tube
     dilated_duct: Tube | None
@@ -97,7 +100,7 @@ BILE = Tissue(8)
 PANCREATIC_JUICE = Tissue(9)
 NODE = Tissue(38, 38)
 UNOPACIFIED_BOWEL = Tissue(25, 28)
-PANCREATITIS = Tissue(38, 28)  # mass-forming: a tumour in all but degree
+PANCREATITIS = Tissue(38, 28)  # mass-forming: like a tumour, but less conspicuous
 
 DISTRACTOR_COUNT_SHARES = (0.5, 0.35, 0.15)
 """How many patients have none, one or two."""
@@ -229,7 +232,7 @@ def draw_lesions(rng: np.random.Generator, anatomy: Anatomy, plan: CasePlan, gri
     growth_mm = TUMOUR_GROWTH * sphere_radius_mm(plan.volume_ml) if plan.conspicuity > 0 else 0.0
     room = anatomy.pancreas.grown(growth_mm)
     free = raster.inside(room) & passable
-    shape = _lump(rng, raster.points_mm[:, centre[0], centre[1], centre[2]], plan.volume_ml)
+    shape = _draw_lump(rng, raster.points_mm[:, centre[0], centre[1], centre[2]], plan.volume_ml)
     reach = np.full(grid.shape_zyx, np.inf, dtype=np.float32)
     reach[free] = shape.radius(raster.at(free))
     voxels = min(round(plan.volume_ml / grid.voxel_volume_ml), int(np.count_nonzero(free)))
@@ -298,7 +301,7 @@ class _Raster:
 
 @dataclass(frozen=True)
 class _Frame:
-    """From an average patient's coordinates to this one's: larger or smaller, and nothing quite in its place."""
+    """Transformation of an average patient into this one: scaled, with every organ displaced a little."""
 
     body: Ellipsoid
     scale: float
@@ -319,7 +322,7 @@ class _Frame:
         )
 
     def at(self, x: float, y: float, z: float) -> Vector:
-        """Where a place of the average patient is; neighbours are displaced together, by some millimetres."""
+        """Place of a point of the average patient; neighbouring points are displaced together, by some millimetres."""
         place = np.array([x, y, z], dtype=np.float32) * np.float32(self.scale)
         point = place.reshape(3, 1, 1, 1)
         x, y, z = (float(place[axis] + 4 * self.shifts[axis].at(point)[0, 0, 0]) for axis in range(3))
@@ -433,7 +436,7 @@ def _draw_bowel(rng: np.random.Generator, frame: _Frame) -> list[Layer]:
 
 
 def _content(rng: np.random.Generator) -> Tissue:
-    """What is in stomach or bowel: positive contrast agent that the patient drank, gas, or food mixed with it."""
+    """Content of stomach or bowel: positive contrast agent that the patient drank, gas, or food mixed with it."""
     kind = int(rng.choice(3, p=(0.65, 0.15, 0.2)))
     return (Tissue(float(rng.uniform(180, 500))), GAS, Tissue(float(rng.uniform(90, 140))))[kind]
 
@@ -522,7 +525,7 @@ def _draw_distractor(rng: np.random.Generator, pancreas: Tube, duct: Tube, gland
             size = float(rng.uniform(3.5, 10))
             tissue = Tissue(float(rng.uniform(4, 18)))
             return Distractor(kind, (x, y, z), Layer(Within(_round((x, y, z), size), pancreas.grown(3)), tissue))
-        lump = _lump(rng, (x, y, z), float(rng.uniform(1.0, 7.0)))
+        lump = _draw_lump(rng, (x, y, z), float(rng.uniform(1.0, 7.0)))
         tissue, low, high = (PANCREATITIS, 0.2, 0.5) if kind == "pancreatitis" else (FAT, 0.15, 0.5)
         layer = Layer(Within(lump, pancreas), tissue, opacity=float(rng.uniform(low, high)))
         return Distractor(kind, (x, y, z), layer)
@@ -544,7 +547,7 @@ def _dilated(duct: Tube, place: float, width_mm: float) -> Tube:
     Parameters
     ----------
     place
-        Of the obstacle on the pancreas's centre line, from 0 to 1.
+        Position of the obstacle on the pancreas's centre line, from 0 to 1.
     width_mm
         Radius at the obstacle; 0.6 of it in the tail.
     """
@@ -567,12 +570,3 @@ def _tube_volume_ml(tube: Tube) -> float:
 
 def _round(centre_mm: Vector, radius_mm: float) -> Ellipsoid:
     return Ellipsoid(centre_mm, (radius_mm, radius_mm, radius_mm))
-
-
-def _lump(rng: np.random.Generator, centre_mm: npt.ArrayLike, volume_ml: float) -> Ellipsoid:
-    """An irregular ellipsoid of about this volume."""
-    radius_mm = sphere_radius_mm(volume_ml)
-    x, y, z = (float(value) for value in np.asarray(centre_mm))
-    a, b, c = (float(value) for value in radius_mm * rng.uniform(0.8, 1.25, 3))
-    bumps = RandomField.draw(rng, length_mm=max(6.0, radius_mm), waves=12)
-    return Ellipsoid((x, y, z), (a, b, c), float(rng.uniform(0, np.pi)), bumps, 0.1)

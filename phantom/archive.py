@@ -29,13 +29,13 @@ _MARKSHEET, _RECORD = "marksheet.csv", "archive.json"
 _FIRST_PATIENT: Mapping[Population, int] = {"training": 10000, "external": 50000}
 _FIRST_STUDY = 1000000
 MOST_CASES = _FIRST_PATIENT["external"] - _FIRST_PATIENT["training"]
-"""Of one archive: more training patients would have the numbers of external ones."""
+"""Limit of one archive: with more, training patients would get the numbers of external ones."""
 _COHORT, _CASE, _SHUFFLE = range(3)  # streams of one seed
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked for."""
+    """The archive to be written."""
 
     card: Card
     cases: int
@@ -74,7 +74,7 @@ class ArchiveRecord(Record):
 
 @dataclass(frozen=True)
 class _Written:
-    """What remains of a study once its images are on disk; the truth may move to another study."""
+    """What is kept of a study once its images are on disk; its truth may be given to another study."""
 
     case_id: str
     label: Volume
@@ -161,8 +161,7 @@ def with_lesions_elsewhere(
     What leaves the map comes back on the other side. Exchanging lesions is not enough for a control. Those of all
     patients are in the same zones, so a network that sees patches takes lesion-like tissue for a sign of the place
     where maps have lesions, and ranks patients well. After the move every place is as likely as any other, inside an
-    organ or not. Organs stay with their patient: they are no secret, and a chain that looks for one first still has to
-    find it.
+    organ or not. Organs stay with their patient, since a chain that locates one first still has to find it.
 
     Parameters
     ----------
@@ -222,7 +221,7 @@ def _label_file(case_id: str) -> str:
 
 
 def _require_no_strangers(output: Path, patients: set[str]) -> None:
-    """Patients of an earlier archive would stay among the new ones."""
+    """Refuse a folder with other patients, who would stay among the new ones."""
     if not output.is_dir():
         return
     folders = {entry.name for entry in output.iterdir() if entry.is_dir() and not entry.name.startswith(".")}

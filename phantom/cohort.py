@@ -1,4 +1,4 @@
-"""Who is in the archive: which case is positive, how large and how visible its lesion is.
+"""The plan of a cohort: which case is positive, how large and how visible its lesion is.
 
 All of it follows from the case's index, so that a case is the same in an archive of any length, and small archives
 still hold the whole range: fractions are kept exactly at every length, sizes and contrasts run through low-discrepancy
@@ -46,7 +46,7 @@ class LesionVolumes:
 
 @dataclass(frozen=True)
 class CasePlan:
-    """What is decided about a case before its anatomy is drawn."""
+    """Properties of a case that are decided before its anatomy is drawn."""
 
     index: int
     positive: bool
@@ -54,7 +54,7 @@ class CasePlan:
     conspicuity: float
     """How far the lesion's tissue is replaced by tumour: 0 leaves no trace in any channel, 1 is tumour alone."""
     volume_ml: float
-    """Wanted volume of the largest lesion; 0 without one."""
+    """Intended volume of the largest lesion; 0 without a lesion."""
 
 
 def positives_before(index: int, fraction: Fraction) -> int:
@@ -94,7 +94,7 @@ def plan_case(
 
 
 def draw_phases(rng: np.random.Generator) -> tuple[float, float]:
-    """Where the sequences of conspicuity and volume begin in this archive."""
+    """Draw where the sequences of conspicuity and volume begin in this archive."""
     conspicuity, volume = rng.random(2)
     return float(conspicuity), float(volume)
 

@@ -1,4 +1,4 @@
-"""The sample sheet: what a phantom archive looks like, one study per row, one channel per column.
+"""The sample sheet: studies of a phantom archive, one per row, one channel per column.
 
 Rows: a negative study with a distractor, then one positive study of each visibility; every row is the slice that shows
 most of it. All channels are resampled to the reference channel's grid, with the lesion's outline on the reference and a

@@ -1,4 +1,4 @@
-"""Contrast-enhanced CT of the upper abdomen in the portal-venous phase, as PANORAMA's collection hands it over.
+"""Contrast-enhanced CT of the upper abdomen in the portal-venous phase, as in PANORAMA's collection.
 
 One image in Hounsfield units, stored as 16-bit integers. Every patient has a grid of its own, and the file stores it in
 one of the three orientations that the collection mixes; the patient is the same in each. Noise is Gaussian, smoothed by
@@ -14,12 +14,13 @@ import numpy.typing as npt
 from contract.images.volume import Grid, Volume
 from phantom.abdomen import Anatomy, Layer, draw_anatomy, draw_lesions, label_organs, render
 from phantom.cohort import CasePlan, Population
+from phantom.noise import with_ct_noise
 from phantom.study import LabelValues, PhantomStudy, blurred, centred_grid, distractor_facts, lesions_of
 
 Signs = tuple[int, int, int]
 
 ORIENTATIONS: dict[str, Signs] = {"LPS": (1, 1, 1), "RAS": (-1, -1, 1), "LAI": (1, -1, -1)}
-"""Where the stored axes x, y, z run in the patient, by name and as the diagonal of the direction."""
+"""Directions of the stored axes x, y, z in the patient, by name, as the diagonal of the direction matrix."""
 IN_PLANE_MM = (3.8, 4.2)
 SLICE_MM = (5.5, 6.5)
 SLICES = (20, 24)
@@ -58,7 +59,7 @@ class Session:
     grid: Grid
     orientation: str
     table_mm: npt.NDArray[np.float64]
-    """From the patient's origin to the scanner's."""
+    """Offset from the patient's origin to the scanner's."""
 
 
 def draw_study(
@@ -112,13 +113,13 @@ def scan(
     enhancement = scanner.enhancement * float(np.exp(PHASE_LOG_SD * rng.standard_normal()))
     stoutness = anatomy.body.semi_axes_mm[0] / AVERAGE_HALF_WIDTH_MM
     image = blurred(render(anatomy, lesions, grid, enhancement=enhancement), grid, scanner.blur_mm)
-    noise = blurred(rng.standard_normal(grid.shape_zyx, dtype=np.float32), grid, scanner.noise_length_mm)
-    image = image + np.float32(scanner.noise_hu * stoutness**3 / noise.std()) * noise
+    sd_hu = scanner.noise_hu * stoutness**3
+    image = with_ct_noise(rng, image, grid, sd_hu=sd_hu, kernel_mm=scanner.noise_length_mm)
     return np.clip(np.rint(image), LOWEST_HU, HIGHEST_HU).astype(np.int16)
 
 
 def stored(array: npt.NDArray[np.generic], session: Session) -> Volume:
-    """The array of the LPS grid as the file has it: axes flipped, and a header that says so."""
+    """The array of the LPS grid as stored in the file: with flipped axes and the matching header."""
     grid, signs = session.grid, np.array(ORIENTATIONS[session.orientation])
     last_mm = (np.array(grid.size_xyz) - 1) * np.array(grid.spacing_mm_xyz)
     x, y, z = (np.array(grid.origin_mm_xyz) + session.table_mm + np.where(signs < 0, last_mm, 0)).tolist()

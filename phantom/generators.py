@@ -1,4 +1,4 @@
-"""Which generator makes which studies: found by the channels' names, so that a card of any name has phantoms."""
+"""The generator of a card's studies, found by the channels' names, so that a card of any name has phantoms."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,10 +29,10 @@ class Generator:
 
     draw: Draw
     case_column: str
-    """The marksheet's column that says YES or NO."""
+    """Marksheet column that says whether a case has a lesion, YES or NO."""
     volumes: LesionVolumes
     windows_by_channel: Mapping[str, tuple[float, float]]
-    """Values shown as black and as white; a channel without unit has none, and is shown by its own range."""
+    """Values shown as black and as white, by channel; a channel without a unit is absent and shown by its own range."""
     shown_volume_ml: float
     """The sheet shows lesions of about this volume."""
     shown_distractor: str

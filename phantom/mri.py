@@ -1,4 +1,4 @@
-"""Biparametric MRI of a prostate: T2W, ADC and a high-b-value image (HBV), as a scanner would hand them over.
+"""Biparametric MRI of a prostate: T2W, ADC and a high-b-value image (HBV), as a scanner exports them.
 
 T2W has its own grid; ADC and HBV share a coarser one, with another origin, and the patient has moved a little between
 the two sequences, so that header and content disagree as they do in practice. ADC is fitted to two noisy images
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from contract.images.volume import Float32Array, Grid, Volume
 from phantom.cohort import CasePlan, Population
+from phantom.noise import with_rician_noise
 from phantom.prostate import Anatomy, Layer, TissueMaps, draw_anatomy, draw_lesions, render
 from phantom.shapes import RandomField
 from phantom.study import LabelValues, PhantomStudy, blurred, centred_grid, distractor_facts, lesions_of
@@ -19,7 +20,7 @@ from phantom.study import LabelValues, PhantomStudy, blurred, centred_grid, dist
 T2W_SIZE_XYZ = (48, 48, 12)
 T2W_SPACING_MM_XYZ = (1.5, 1.5, 3.0)
 DIFFUSION_GRIDS = (((40, 40, 13), (2.0, 2.0, 3.0)), ((36, 36, 13), (2.25, 2.25, 3.0)))
-"""Sizes and spacings (xyz) of the diffusion images; a coin decides."""
+"""Sizes and spacings (xyz) of the diffusion images, with equal probability."""
 ADC_B_VALUES = (50.0, 800.0)
 MOTION_MM = (1.0, 2.0)
 """Length of the patient's shift between T2W and diffusion."""
@@ -39,7 +40,7 @@ class Scanner:
     t2w_noise: float
     """Standard deviation of the noise in T2W, relative to fluid."""
     diffusion_noise: float
-    """The same in the diffusion images."""
+    """Standard deviation of the noise in the diffusion images, relative to fluid."""
     bias: float
     """Standard deviation of the receive field's logarithm."""
     adc_scale: float
@@ -76,13 +77,13 @@ SCANNERS: dict[Population, Scanner] = {
 
 @dataclass(frozen=True)
 class Session:
-    """How one patient lay in the scanner: the grids of both sequences in the patient, and the shift between them."""
+    """How one patient was scanned: the grids of both sequences in the patient, and the shift between them."""
 
     t2w: Grid
     diffusion: Grid
     motion_mm: npt.NDArray[np.float64]
     table_mm: npt.NDArray[np.float64]
-    """From the patient's origin to the scanner's."""
+    """Offset from the patient's origin to the scanner's."""
 
 
 def draw_study(
@@ -118,7 +119,7 @@ def draw_study(
 
 
 def draw_session(rng: np.random.Generator) -> Session:
-    """Draw the position of both scans: where the technician put them, tilted or not, and how the patient moved."""
+    """Draw the position of both scans: centre, tilt, and how the patient moved in between."""
     tilted = rng.random() < TILTED_SHARE
     tilt, turn = np.radians(rng.uniform(-1, 1, 2) * (MAXIMUM_TILT_DEGREES, MAXIMUM_TILT_DEGREES / 4))
     direction = _rotation(tilt, turn) if tilted else np.eye(3)
@@ -154,7 +155,7 @@ def scan(
 
 def _scan_t2w(rng: np.random.Generator, maps: TissueMaps, grid: Grid, scanner: Scanner) -> Float32Array:
     signal = np.maximum(maps.t2w, 0) ** np.float32(scanner.t2w_exponent) * receive_field(rng, grid, scanner)
-    measured = rician(rng, blurred(signal, grid, scanner.blur_mm), scanner.t2w_noise)
+    measured = with_rician_noise(rng, blurred(signal, grid, scanner.blur_mm), scanner.t2w_noise)
     return measured * np.float32(_T2W_UNIT * _scale(rng))
 
 
@@ -166,7 +167,7 @@ def _scan_diffusion(
 
     def measure(b_value: float) -> Float32Array:
         signal = received * np.exp(-b_value * scanner.adc_scale * maps.adc * np.float32(1e-6))
-        return rician(rng, blurred(signal, grid, 1.5 * scanner.blur_mm), scanner.diffusion_noise)
+        return with_rician_noise(rng, blurred(signal, grid, 1.5 * scanner.blur_mm), scanner.diffusion_noise)
 
     low, high, hbv = (measure(b_value) for b_value in (*ADC_B_VALUES, scanner.high_b_value))
     adc = np.log(np.maximum(low, 1e-6) / np.maximum(high, 1e-6)) / (ADC_B_VALUES[1] - ADC_B_VALUES[0]) * 1e6
@@ -178,13 +179,6 @@ def receive_field(rng: np.random.Generator, grid: Grid, scanner: Scanner) -> Flo
     field = RandomField.draw(rng, length_mm=BIAS_LENGTH_MM, waves=16).at(grid.centres_mm().astype(np.float32))
     bias: Float32Array = np.exp(np.float32(scanner.bias) * (field - field.mean()))
     return bias
-
-
-def rician(rng: np.random.Generator, signal: Float32Array, noise: float) -> Float32Array:
-    """The magnitude of a signal with Gaussian noise of this standard deviation in both of its parts."""
-    real, imaginary = rng.standard_normal((2, *signal.shape), dtype=np.float32) * np.float32(noise)
-    measured: Float32Array = np.hypot(signal + real, imaginary)
-    return measured
 
 
 def _scale(rng: np.random.Generator) -> float:

@@ -7,16 +7,17 @@ lesion, so that only the lesion tells a positive case.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
 from contract.images.volume import Float32Array, Grid
-from phantom import painting
+from phantom import tissue_layers
 from phantom.cohort import CasePlan, LesionVolumes
-from phantom.painting import BoolArray, grow, sphere_radius_mm
 from phantom.shapes import Between, Ellipsoid, RandomField, Shape, Within
+from phantom.tissue_layers import BoolArray, draw_irregular_ellipsoid, grow, sphere_radius_mm
 
 LESION_VOLUMES = LesionVolumes(median_ml=1.1, log_sd=0.75, range_ml=(0.25, 6.0))
 SECOND_LESION_PROBABILITY = 0.15
@@ -29,7 +30,7 @@ _UNBOUNDED_MM = 400.0  # semi-axis of tubes along z
 
 @dataclass(frozen=True)
 class Tissue:
-    """What a tissue shows."""
+    """Signal of a tissue in each sequence."""
 
     t2w: float
     """T2-weighted signal, relative to fluid."""
@@ -39,9 +40,11 @@ class Tissue:
     """Signal of the diffusion sequence without diffusion weighting, relative to fluid."""
 
 
-Layer = painting.Layer[Tissue]
-Distractor = painting.Distractor[Tissue]
-DrawnLesion = painting.DrawnLesion[Tissue]
+_draw_lump = partial(draw_irregular_ellipsoid, finest_bump_mm=4.0)
+
+Layer = tissue_layers.Layer[Tissue]
+Distractor = tissue_layers.Distractor[Tissue]
+DrawnLesion = tissue_layers.DrawnLesion[Tissue]
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ def draw_lesions(rng: np.random.Generator, anatomy: Anatomy, plan: CasePlan, gri
 
 @dataclass(frozen=True)
 class _Room:
-    """Where a lesion may be placed."""
+    """Voxels in which a lesion may be placed."""
 
     points_mm: Float32Array
     """Voxel centres, shape (3, z, y, x)."""
@@ -199,25 +202,11 @@ def _draw_lesion(
     if len(centres) == 0 or np.count_nonzero(free) < voxels:
         return None
     centre = tuple(centres[int(choice * len(centres))])
-    shape = _lump(rng, room.points_mm[(slice(None), *centre)], volume_ml)
+    shape = _draw_lump(rng, room.points_mm[(slice(None), *centre)], volume_ml)
     radius = np.where(free, shape.radius(room.points_mm), np.inf)
     level, mask = grow(radius, centre, voxels)
     layer = Layer(Within(shape.scaled(level), anatomy.gland), tissue, opacity=plan.conspicuity)
     return DrawnLesion((layer,), mask, "peripheral" if peripheral else "transition")
-
-
-def _lump(rng: np.random.Generator, centre_mm: npt.ArrayLike, volume_ml: float) -> Ellipsoid:
-    """An irregular ellipsoid of about this volume."""
-    radius_mm = sphere_radius_mm(volume_ml)
-    x, y, z = (float(value) for value in np.asarray(centre_mm))
-    a, b, c = (float(value) for value in radius_mm * rng.uniform(0.8, 1.25, 3))
-    return Ellipsoid(
-        centre_mm=(x, y, z),
-        semi_axes_mm=(a, b, c),
-        turn_rad=float(rng.uniform(0, np.pi)),
-        bumps=RandomField.draw(rng, length_mm=max(4.0, radius_mm), waves=12),
-        bump_height=0.1,
-    )
 
 
 def _draw_gland(rng: np.random.Generator) -> tuple[Ellipsoid, Ellipsoid]:
@@ -335,7 +324,7 @@ def _draw_distractor(rng: np.random.Generator, gland: Ellipsoid) -> Distractor:
     angle, depth = rng.uniform(-0.25 * np.pi, 1.25 * np.pi), rng.uniform(0.7, 0.9)
     a, b, c = gland.semi_axes_mm
     centre = (depth * a * np.cos(angle), depth * b * np.sin(angle), rng.uniform(-0.5, 0.5) * c)
-    lump = _lump(rng, centre, float(rng.uniform(0.3, 2.0)))
+    lump = _draw_lump(rng, centre, float(rng.uniform(0.3, 2.0)))
     layer = Layer(Within(lump, gland), DISTRACTORS[kind], opacity=float(rng.uniform(0.3, 0.85)))
     return Distractor(kind, lump.centre_mm, layer)
 

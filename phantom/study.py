@@ -10,13 +10,13 @@ from scipy import ndimage
 
 from contract.card import Card
 from contract.images.volume import Float32Array, Grid, Volume
-from phantom.painting import Distractor, DrawnLesion
 from phantom.shapes import Vector
+from phantom.tissue_layers import Distractor, DrawnLesion
 
 
 @dataclass(frozen=True)
 class LabelValues:
-    """What a card's label maps call things."""
+    """Values of a card's label maps."""
 
     lesion: int
     by_class: Mapping[str, int]

@@ -1,4 +1,4 @@
-"""Known vulnerabilities of the packages that the locks name, by an advisory service or by a copy of an advisory list.
+"""Known vulnerabilities of the locked packages, by an advisory service or a copy of an advisory list.
 
 ``audit.py [--advisories FOLDER]``; ``audit.sh`` calls it where pip-audit is installed. What was asked, of whom, and
 what got no answer is printed; a silence is never taken for a good answer.

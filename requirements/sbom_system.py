@@ -1,4 +1,4 @@
-"""Add to a list of Python's packages what lies below them: Debian's packages, and CPython itself.
+"""Add Debian's packages and CPython to a list of Python packages.
 
 ``sbom_system.py PYTHON_VERSION``, a CycloneDX JSON on stdin, the longer one on stdout. ``sbom.sh`` calls this in the
 lister's own environment. The same packages give the same bytes; a base without ``dpkg-query`` adds CPython alone.

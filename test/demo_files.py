@@ -1,4 +1,4 @@
-"""What tests of many commands begin with: phantoms, a dataset, runs and a bundle, made by the commands themselves."""
+"""Phantoms, a dataset, runs and a bundle, made by the commands themselves, for tests of many commands."""
 
 import shutil
 import tarfile
@@ -31,7 +31,7 @@ def succeed(*words: object) -> None:
     assert run(*words) == 0, words
 
 
-def make_world(root: Path, runs: Mapping[str, tuple[str, int]], *, bundled: str, study: str) -> None:
+def make_demo_files(root: Path, runs: Mapping[str, tuple[str, int]], *, bundled: str, study: str) -> None:
     """Write ``archive``, ``tiny.toml``, ``prepared``, ``runs`` and ``model``, and one study as the platform mounts it.
 
     ``runs`` are configuration and restart by folder; of them those in ``bundled`` are bundled.

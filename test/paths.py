@@ -1,11 +1,11 @@
-"""Where things are: one place, so that a test may move to another folder."""
+"""Paths that tests use, so that a test may move to another folder."""
 
 import os
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("ONCODUET_DATA", PROJECT.parent / "shared" / "data"))
-"""The small real data; it may be missing."""
+"""Folder of the small real data; it may be missing."""
 MOUNT = 'mount -t tmpfs -o size="$1" none "$2"'
 """Shell line that mounts a file system of a size in a folder."""
 TINY_PLANS = PROJECT / "test" / "unit" / "network" / "tiny_plans.json"

@@ -1,4 +1,4 @@
-"""What a test expects of an error: its fields, so that the wording of the line may change."""
+"""Expect an error by its fields, so that the wording of its line may change."""
 
 import re
 from collections.abc import Iterator

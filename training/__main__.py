@@ -213,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="fail unless there is a checkpoint to resume from")
     add("--wait", action="store_true", help="wait for another process that trains this run, instead of stopping")
     add("--tensorboard", action="store_true", help="write event files into the run's folder tensorboard")
-    _add_moved(add, "--archive")
+    _add_moved(add, "--archive", since="`prepare`")
     _add_localisation(add, "--output")
     add("--seed", type=int, default=0, help="base of the run's seed (default 0)")
     _add_device(add)
@@ -235,8 +235,8 @@ def _parser() -> argparse.ArgumentParser:
 
     add = command("verify", _verify, "recompute and check every hash of runs, dataset and archive")
     add("runs", nargs="+", metavar="RUN", type=Path, help=_RUNS)
-    _add_moved(add, "--prepared")
-    _add_moved(add, "--archive")
+    _add_moved(add, "--prepared", since="the training")
+    _add_moved(add, "--archive", since="the training")
 
     add = command(
         "sweep",
@@ -248,8 +248,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--runs", nargs="+", required=True, type=Path, help=_RUNS)
     add("--output", type=Path, required=True, help="folder for maps, scores and tables")
-    _add_moved(add, "--archive")
-    _add_moved(add, "--prepared")
+    _add_moved(add, "--archive", since="the training")
+    _add_moved(add, "--prepared", since="the training")
     _add_localisation(add, "each run")
     add("--no-mirroring", action="store_true", help="predict without the card's mirrored copies")
     add("--store", action="store_true", help="write the best combination into the runs' box rules")
@@ -287,13 +287,13 @@ def _add_prepare(add: Callable[..., argparse.Action]) -> None:
 
 
 def _add_campaign(add: Callable[..., argparse.Action]) -> None:
-    add("campaign", type=Path, help="CAMPAIGN.toml")
+    add("campaign", metavar="CAMPAIGN", type=Path, help="campaign file, .toml")
     add("--prepared", type=Path, help="prepared dataset, instead of the file's")
     add("--output", type=Path, help="folder of the run folders, instead of the file's")
 
 
-def _add_moved(add: Callable[..., argparse.Action], option: str) -> None:
-    add(option, type=Path, help=f"{_MOVED[option]}, if it was moved later")
+def _add_moved(add: Callable[..., argparse.Action], option: str, *, since: str) -> None:
+    add(option, type=Path, help=f"{_MOVED[option]}, if it was moved since {since}")
 
 
 def _add_localisation(add: Callable[..., argparse.Action], run: str) -> None:

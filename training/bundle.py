@@ -2,8 +2,8 @@
 
 It holds ``bundle.json``, ``card.toml``, ``plans.json``, ``dataset.json``, ``members/NNN.safetensors`` and, over all of
 them, ``SHA256SUMS``; for a network that finds boxes its ``NNN.anchors.json`` and, where it has one,
-``NNN.box_rule.json``; once for members that share it ``training_studies/NNN.json``, by which studies are known again
-that a member was trained on; for a card that first locates an organ also ``localisation/`` with the plans, dataset and
+``NNN.box_rule.json``; once for members that share it ``training_studies/NNN.json``, by which a member's training
+studies are recognised; for a card that first locates an organ also ``localisation/`` with the plans, dataset and
 networks of stage 1. The same runs give the same bytes.
 """
 
@@ -57,11 +57,9 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     locating = _pack([run for run in finished if run.record.key.stage == "localisation"], below="localisation/")
     first = finished[0]
     if not detecting.record.members:
-        raise OncoduetError(output, expected="at least one run that detects lesions", found=f"only {first.name}")
+        raise OncoduetError(output, f"no run that detects lesions, only {first.name}")
     if load_card(first.folder.card).localisation is not None and not locating.record.members:
-        raise OncoduetError(
-            output, f"no run of stage localisation, by which the card {first.record.key.card} first locates an organ"
-        )
+        raise OncoduetError(output, f"no run of the stage localisation, which the card {first.record.key.card} needs")
     record = BundleRecord(
         card=first.record.key.card,
         card_sha256=first.record.key.card_sha256,
@@ -75,7 +73,7 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
         raise OncoduetError(
             output,
             expected="nothing or a bundle of some of these runs",
-            found=(f"one with {lost[0]}, which is another or missing among them; give another output or move it away"),
+            found=f"a bundle of {lost[0]}, which differs or is not among these; give another output or move it away",
         )
     files: dict[str, Path | bytes] = {"card.toml": first.folder.card, **detecting.files, **locating.files}
     files["bundle.json"] = (record.model_dump_json(indent=2) + "\n").encode()
@@ -83,7 +81,7 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     with atomic_file(output) as partial:
         write_archive(partial, files)
         if _members_of(output) != before:  # which takes as long as another process needs to put one there
-            raise OncoduetError(output, expected="the file as it was when the runs were packed", found="a changed one")
+            raise OncoduetError(output, "changed while the runs were packed")
     return record
 
 
@@ -124,7 +122,7 @@ def _pack(runs: Sequence[FinishedRun], *, below: str) -> _Packed:
             key=run.record.key,
             training_studies_file=lists.get(run.record.parents.get("training_studies", "")),
             prepared_sha256=run.record.parents.get("prepared"),
-            **{f"{what}_file": f"{below}members/{number:03d}.{what}.json" for what in run.beside},
+            **{f"{what}_file": f"{below}members/{number:03d}.{what}.json" for what in run.accompanying},
         )
         for number, run in enumerate(runs)
     )
@@ -134,7 +132,7 @@ def _pack(runs: Sequence[FinishedRun], *, below: str) -> _Packed:
     files = {record.plans_file: runs[0].folder.plans, record.dataset_file: runs[0].folder.dataset}
     for member, run in zip(members, runs, strict=True):
         files[member.file] = run.folder.weights
-        files |= {str(getattr(member, f"{what}_file")): path for what, path in run.beside.items()}
+        files |= {str(getattr(member, f"{what}_file")): path for what, path in run.accompanying.items()}
         if member.training_studies_file is not None and run.training_studies is not None:
             files[member.training_studies_file] = run.training_studies
     return _Packed(record, files)
@@ -153,7 +151,7 @@ def _require_agreement(runs: Sequence[FinishedRun]) -> None:
             ("studies and folds", run.record.parents.get("prepared") == first.record.parents.get("prepared")),
         ]:
             if not same:
-                raise OncoduetError(run.folder.path, expected=f"the {what} of {first.folder.path}", found="another")
+                raise OncoduetError(run.folder.path, f"differs from {first.folder.path} in its {what}")
 
 
 def _same_json(a: Path, b: Path) -> bool:

@@ -42,7 +42,7 @@ class FocalTerm(Frozen):
     weight: Factor = 1.0
     gamma: Annotated[float, Field(ge=1, le=1e3)]
     alpha: ClassWeights | None = None
-    """Absent: every class weighs 1."""
+    """Weights of the classes; absent: 1 for each."""
     smoothing: Smoothing
 
 
@@ -66,7 +66,7 @@ class Configuration(Frozen):
     engine: str
     """What trains the network: a word of ``training.engine.ENGINES``."""
     stage: Stage = "detection"
-    """``localisation``: learns the organ that the card locates first; such a card's bundle needs one of these runs."""
+    """What the network learns: ``detection``: the lesions; ``localisation``: the organ that the card locates first."""
 
     @property
     def sha256(self) -> str:
@@ -91,15 +91,15 @@ class DetectorConfiguration(Configuration):
     engine: Literal["retina-unet"]
     stage: Literal["detection"] = "detection"
     sizes_per_axis: Annotated[int, Field(ge=1, le=5)] = 3
-    """Of the anchors, planned from the training lesions: each position has an anchor per combination, by default 27. A
-    profile's plan may ask for fewer."""
+    """Anchor sizes per axis, planned from the training lesions; each position has an anchor per combination, by default
+    27. A profile's plan may ask for fewer."""
     warm_up: Annotated[float, Field(ge=0, lt=1)]
-    """Fraction of the steps before the averaged epochs."""
+    """Fraction of the steps before the averaged epochs in which the learning rate rises."""
     last_layer_learning_rate: Factor
-    """Height for the heads' last convolutions, where the profile's is greater. Their inputs are many and none is
-    negative, so that one step at a U-Net's rate moves a score from one end to the other."""
+    """Upper bound of the learning rate of the heads' last convolutions. Their inputs are many and none is negative, so
+    that one step at a U-Net's rate moves a score from one end to the other."""
     averaged: Annotated[float, Field(ge=0, lt=1)]
-    """Fraction of the epochs, rounded; 0: the last weights count."""
+    """Fraction of the epochs whose weights are averaged, rounded; 0: the last weights are kept."""
 
 
 UpstreamSetting = Annotated[str, Field(pattern=r"^(augment_cfg|model_cfg|trainer_cfg)(\.\w+)+$")]

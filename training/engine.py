@@ -34,7 +34,7 @@ ENGINES: Mapping[str, str] = {
     "retina-unet": "training.retina_unet.engine",
     "nndet": "training.nndetection.engine",
 }
-"""By the word ``engine`` of a configuration: the module of each. The first makes what carries no mark."""
+"""Module of each engine, by the word ``engine`` of a configuration. Runs without a mark are the first one's."""
 
 
 def engine_named(name: str) -> "Engine":
@@ -65,7 +65,7 @@ class Trained:
     """What a training gives; the seconds count interrupted parts as far as they were kept."""
 
     weights: "dict[str, torch.Tensor] | None"
-    """None if the engine keeps its own model in the run folder."""
+    """Trained weights; None if the engine keeps its own model in the run folder."""
     epochs: tuple[Epoch, ...]
     wall_s: float
     cpu_s: float
@@ -84,31 +84,32 @@ class Workplace:
     archive: Path | None = None
     """Current folder of the archive, if it was moved since ``prepare``."""
     earlier_s: tuple[float, float] = (0.0, 0.0)
-    """Wall and CPU seconds of interrupted parts, by the run's record."""
+    """Wall and CPU seconds of interrupted parts, from the run's record."""
     on_iteration: Callable[[int], None] = lambda _: None
     """Called after each step with the number done in all."""
     on_progress: Callable[[Sequence[Epoch], float, float], None] = lambda *_: None
-    """Called now and then, and after each epoch, with all epochs so far and the wall and CPU seconds in all."""
+    """Called after each epoch, and sometimes in between, with all epochs so far and the wall and CPU seconds in all."""
 
 
 HashedFile = tuple[Path, str | None, Callable[[], str]]
-"""A file, the hash that the run recorded, and how that is taken again."""
+"""A file, the hash in the run's record, and a function that computes the present one."""
 
 
 class Engine(ABC):
     """A way to train, as the commands ask for it. What is given here holds for networks that the algorithm loads."""
 
     title: str
-    """For people."""
+    """Name in tables and messages."""
     configuration: type[Configuration]
-    """The schema of its configurations; their field ``engine`` is a Literal of the table's word."""
+    """Schema of its configurations; their field ``engine`` is a Literal of the table's word."""
     mark: str | None = None
-    """The parent in ``run.json`` by which :func:`engine_of` knows its finished runs. None: they are like nnU-Net's."""
+    """Parent in ``run.json`` by which :func:`engine_of` recognises its finished runs. None: they are treated like
+    nnU-Net's."""
     counts_epochs: bool = True
     """Whether it trains for the profile's epochs; ``status`` counts them, and a campaign's costs follow from them."""
     archive_need: str | None = None
-    """Why ``run`` needs the archive, for messages. None: its training reads the preprocessed studies alone; ``run``
-    checks them before, and a campaign holds them in memory for all processes."""
+    """Why ``run`` needs the archive, for messages. None: training reads only the preprocessed studies; ``run`` checks
+    them first, and a campaign holds them in memory for all processes."""
     places: tuple[Place, ...] = PLACES
     """Where the training set may be kept."""
     own_bytes_per_voxel: int = 0
@@ -116,9 +117,9 @@ class Engine(ABC):
     chosen_files: tuple[str, ...] = ()
     """Names of those of :meth:`files` that :meth:`finish` writes; the others are written before the training, once."""
     model: str = "weights"
-    """What ``verify`` calls :meth:`model_files`."""
+    """Name of :meth:`model_files` in the table of ``verify``."""
     no_bundle: str | None = None
-    """Why ``bundle`` refuses its runs, for the message. None: they are packed."""
+    """Why ``bundle`` refuses its runs, for the message. None: they can be packed."""
 
     def choose_device(self, wanted: Device) -> tuple[Kind, str]:
         """Where ``run`` computes, and the line that says so. Raises ``OncoduetError``: there is no such device."""

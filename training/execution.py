@@ -14,6 +14,7 @@ from rich.console import Console
 from contract.errors import OncoduetError
 from contract.files.atomic import writable, write_json, write_text
 from contract.files.reading import sha256_file
+from contract.names import duplicates
 from contract.outputs import require_apart, subfolder
 from contract.process.terminal import progress_on, said
 from contract.records import (
@@ -44,7 +45,7 @@ class RunOptions:
     """Options of a run that do not change what is trained."""
 
     tensorboard: bool = False
-    """Write event files."""
+    """Whether event files are written."""
     archive: Path | None = None
     """Current folder of the archive, if it was moved since ``prepare``."""
     localisation: Path | None = None
@@ -124,10 +125,8 @@ def execute_together(
     list
         For each item, in their order, the record or the exception that ended it.
     """
-    folders = [request.output.resolve() for request in requests]
-    doubled = next((folder for folder in folders if folders.count(folder) > 1), None)
-    if doubled is not None:
-        raise OncoduetError(doubled, "folder of two runs; each run needs its own")
+    if doubled := duplicates(request.output.resolve() for request in requests):
+        raise OncoduetError(doubled[0], "folder of two runs; each run needs its own")
     where = choose_device(device).kind
     going = {
         number: _steps(request, device=where, resume=resume, packed=len(requests), options=options)
@@ -296,7 +295,7 @@ def _make(
 def _make_model(
     request: RunRequest, folder: RunFolder, *, where: "_Where", progress: dict[str, Any], options: RunOptions
 ) -> Steps[RunRecord]:
-    """Have the engine train, and choose the weights; ``progress`` is kept up to date."""
+    """Train by the engine and choose the weights; ``progress`` is kept up to date."""
     from network.weights import load_weights, save_weights, tensors_sha256  # noqa: PLC0415
     from training.run_folder.tensorboard import Curves  # noqa: PLC0415
 

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract.card import load_card
 from contract.errors import OncoduetError
-from contract.files.reading import inside, sha256_file
+from contract.files.reading import inside
 from contract.records import RunRecord
 from network.weights import load_weights, tensors_sha256
 from training.engine import engine_of
@@ -27,7 +26,7 @@ class FinishedRun:
         return self.record.key.name
 
     @property
-    def beside(self) -> dict[str, Path]:
+    def accompanying(self) -> dict[str, Path]:
         """Files that its network needs in addition to the weights, by their names among the record's parents."""
         files = engine_of(self.record).files(self.folder)
         return {what: path for what, path in files.items() if what in self.record.parents}
@@ -48,7 +47,7 @@ def finished_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     finished = sorted((_finished(folder) for folder in find_runs(folders)), key=lambda run: run.name)
     for before, run in itertools.pairwise(finished):
         if before.name == run.name:
-            raise OncoduetError(run.folder.path, f"{run.name} is in {before.folder.path}, too")
+            raise OncoduetError(run.folder.path, f"duplicate run {run.name}, also in {before.folder.path}")
     require_distinct((run.folder, run.record) for run in finished)
     return finished
 
@@ -56,13 +55,17 @@ def finished_runs(folders: Sequence[Path]) -> list[FinishedRun]:
 def find_runs(folders: Sequence[Path]) -> list[RunFolder]:
     """Run folders among the given ones or right below them.
 
-    Raises ``OncoduetError``: one of the given folders neither is a run folder nor holds any.
+    Raises ``OncoduetError``: one of the given folders neither is a run folder nor holds any, or a folder holds the
+    weights of a run without its record.
     """
     found: list[RunFolder] = []
     for folder in folders:
         subfolders = [path for path in inside(folder) if path.is_dir()] if folder.is_dir() else []
         candidates = [RunFolder(path) for path in (folder, *subfolders)]
         held = [run for run in candidates if run.record.is_file()]
+        half = [run for run in candidates if run not in held and run.weights.is_file()]
+        if half:
+            raise OncoduetError(half[0].record, f"file not found next to {half[0].weights.name}")
         if not held:
             raise OncoduetError(folder, "neither a run folder nor a folder of run folders: run.json not found")
         found += [run for run in held if run not in found]
@@ -73,23 +76,12 @@ def _finished(folder: RunFolder) -> FinishedRun:
     record = folder.finished_record()
     if (refusal := engine_of(record).no_bundle) is not None:
         raise OncoduetError(folder.record, refusal)
-    for path in (folder.card, folder.plans, folder.dataset):
-        if not path.is_file():
-            raise OncoduetError(path, "file not found in a run folder")
-    if load_card(folder.card).sha256 != record.key.card_sha256:
-        raise OncoduetError(folder.card, expected="the card that run.json names", found="another")
-    sha256 = tensors_sha256(load_weights(folder.weights))
-    if sha256 != record.weights_sha256:
-        raise OncoduetError(
-            folder.weights,
-            expected=f"the weights that run.json names ({str(record.weights_sha256)[:12]}…)",
-            found=f"others ({sha256[:12]}…)",
-        )
     run = FinishedRun(folder, record)
     known = {"training_studies": run.training_studies} if run.training_studies is not None else {}
-    for what, path in (run.beside | known).items():
+    for path in (folder.plans, folder.dataset):
         if not path.is_file():
             raise OncoduetError(path, "file not found in a run folder")
-        if sha256_file(path) != record.parents[what]:
-            raise OncoduetError(path, expected=f"the {what} that run.json names", found="another")
+    folder.require_as_recorded(record, run.accompanying | known)
+    if tensors_sha256(load_weights(folder.weights)) != record.weights_sha256:
+        raise OncoduetError(folder.weights, "does not match the hash in run.json")
     return run

@@ -29,22 +29,23 @@ if TYPE_CHECKING:
 GB = 10**9
 
 PROCESS = 75 * 10**6
-"""What a forked process holds with any plan: pages written to, and the libraries' own buffers."""
+"""Memory of a forked process with any plan: pages written to, and the libraries' own buffers."""
 
 AUTO = 'loader = "auto" in the profile takes what fits'
 SMALLER = "a smaller batch or patch in the profile's plan, or fewer parallel runs (resources.packed), need less"
 
 _FLOAT = 4
 _BYTES_PER_EPOCH = 1000
-"""Of ``run.json`` and the log together."""
+"""Bytes of ``run.json`` and log per epoch."""
 _CHECKPOINTS = 3
-"""The two that are kept and the one that is being written."""
+"""Checkpoints on disk at a time: the two that are kept and the one that is being written."""
 _PARAMETER_COPIES = 4
-"""Weights, gradients, momentum, and one for a checkpoint."""
+"""Copies of the parameters: weights, gradients, momentum, and one for a checkpoint."""
 _CPU_FEATURES = 4.5
-"""Floats alive per element of the feature maps that the convolutions give."""
+"""Floats in memory per element of the convolutions' feature maps."""
 _CUDA_BYTES = 8e9 / (2 * 560e6)
-"""Per element of the same: nnU-Net's planner reckons 8 GB for 560 million elements in each of two patches."""
+"""Bytes per element of the feature maps: nnU-Net's planner assumes 8 GB for 560 million elements in each of two
+patches."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Needs:
     weights: int
     checkpoint: int
     kept: int
-    """Weights that wait for the choice by detection."""
+    """Weights on disk until detection has chosen among them."""
     log: int
     on_cpu: int
     """Memory of network, gradients and activations in training."""

@@ -146,7 +146,7 @@ def prepare(
         for study in progress.track(studies, description="read studies"):
             assert study.label is not None
             with bad.noting(study.case_id):
-                stamp = stamp_study(archive, study)  # before it is read: a change meanwhile is noticed
+                stamp = stamp_study(archive, study)  # before it is read, so that a later change is noticed
                 with doubts.noted():
                     scan = read_scan(card, study.channels, name=study.case_id)
                     truth = read_truth(card, study.label, scan.native)
@@ -234,8 +234,7 @@ def _require_same(
         if found != expected:
             raise OncoduetError(
                 existing.folder,
-                expected=f"no dataset or one with the same {what}",
-                found="another, from which runs may have been made; give another output, or --replace",
+                f"dataset with another {what}, by which runs may have been trained; give another output, or --replace",
             )
 
 
@@ -410,7 +409,7 @@ class _Stacked:
         self.foreground_voxels: dict[str, int] = {}
         self.lesions: dict[str, list[Lesion]] = {}
         self.lost: list[str] = []
-        """What is to be said of lesions that resampling lost."""
+        """Messages about lesions that resampling lost."""
         folder.mkdir()
 
     def add(self, study: Study, patient_id: str, scan: Scan, truth: Volume) -> None:

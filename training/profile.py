@@ -42,13 +42,13 @@ class PlanEdits(Frozen):
 
     batch_size: Count
     patch_size_zyx: Size
-    """In voxels; larger than the image is fine (it is padded)."""
+    """Size in voxels; larger than the image is fine (it is padded)."""
     convolutions_per_stage_encoder: Count
     convolutions_per_stage_decoder: Count
     stages: Annotated[tuple[Stage, ...], Field(min_length=3)]
     anchor_sizes_per_axis: Count | None = None
-    """For configurations that find boxes, in place of theirs: most of their heads' time goes into the 27 anchors of
-    each position."""
+    """Anchor sizes per axis, in place of the configuration's; most of the heads' time goes into the 27 anchors of each
+    position."""
 
 
 class Profile(Frozen):
@@ -61,28 +61,29 @@ class Profile(Frozen):
     iterations_per_epoch: Count
     validation_iterations_per_epoch: Count
     learning_rate: Factor
-    """At the start; it falls to zero as (1 - epoch / epochs)^0.9."""
+    """Initial learning rate; it falls to zero as (1 - epoch / epochs)^0.9."""
     momentum: Fraction
     weight_decay: Annotated[float, Field(ge=0, le=1e6)]
     foreground_oversampling: Fraction
     """Fraction of the patches in a batch that are centred on a foreground voxel, where the study has one."""
     foreground_focus: Literal["any", "lesion"] = "any"
-    """The voxel's class: any of the study's classes by equal chance, as nnU-Net has it, or the lesion where there is
-    one. They differ for cards with organs in addition to the lesion."""
+    """Class on which such patches are centred: any of the study's classes with equal chance, as by nnU-Net, or the
+    lesion where the study has one. They differ for cards with organs in addition to the lesion."""
     loader: Loader = "auto"
-    """Where the training set is kept, and who makes patches of it (``training.dataloading.training_set``). ``auto``:
-    the first of the others that fits. The distribution of patches is the same, single patches are not."""
+    """Where the training set is kept and batches are made (``training.dataloading.training_set``). ``auto``: the first
+    of the others that fits. The distribution of patches is the same, single patches are not."""
     loader_processes: Annotated[int, Field(ge=0, le=256)] | None = None
     """Worker processes of nnU-Net's loader for training patches, and half as many for validation; 0: this process makes
-    them. The number has no influence on the result. By default nnUNet_n_proc_DA if that is set; else on a GPU 12, at
-    most one per core, and on the CPU 0."""
+    them. The number has no influence on the result. None: nnUNet_n_proc_DA if that is set; else on a GPU 12, at most
+    one per core, and on the CPU 0."""
     checkpoint: Literal["best", "final", "detection", "card"]
-    """``best``: by the moving average of the pseudo Dice on the validation fold. ``detection``: by the ranking score on
-    the validation fold's studies, see ``training.validation.checkpoint_selection``. ``card``: what the card says."""
+    """How the weights are chosen. ``best``: by the moving average of the pseudo Dice on the validation fold.
+    ``detection``: by the ranking score on the validation fold's studies, see
+    ``training.validation.checkpoint_selection``. ``card``: as the card says."""
     checkpoint_every_epochs: Count
-    """A run that is killed loses at most so many epochs."""
+    """Epochs between checkpoints, the most that a killed run loses."""
     keep_every_epochs: Count = 50
-    """For ``detection``: the weights of every so many epochs are kept until the choice among them and the last."""
+    """Epochs between weights that are kept for the choice by ``detection``; the last are kept too."""
     threads: Annotated[int, Field(ge=1, le=256)]
     """Threads of one operation on the CPU. Pinned, since another number gives other bits."""
     plan: PlanEdits | None = None

@@ -28,12 +28,12 @@ class Run(RunIdentity):
 
     @property
     def engine(self) -> Engine:
-        """What trains it."""
+        """The engine of its configuration."""
         return engine_named(self.configuration.engine)
 
     @property
     def keep(self) -> CheckpointPolicy:
-        """Which weights it keeps."""
+        """Policy by which the run keeps weights."""
         return self.engine.keep(self)
 
     @property
@@ -68,7 +68,7 @@ class Run(RunIdentity):
         more_parents: Mapping[str, str] = MappingProxyType({}),
         more_versions: Mapping[str, str] = MappingProxyType({}),
     ) -> RunRecord:
-        """Its ``run.json``."""
+        """The run's ``run.json``."""
         return RunRecord(
             key=self.key,
             state=state,
@@ -135,7 +135,7 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_mad
     Parameters
     ----------
     is_made
-        False to look only: the folder may then be somebody else's.
+        False to look only: the folder may then be another user's.
     """
     path = folder.record
     existing = read_record(path, RunRecord) if path.is_file() else None
@@ -151,10 +151,9 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_mad
             raise OncoduetError(path, expected=_describe(run.key), found=_describe(existing.key))
         changed = sorted(name for name, sha256 in run.parents.items() if existing.parents.get(name) != sha256)
         if changed and existing.state != "planned":
+            what = " and ".join(changed).replace("prepared", "prepared dataset")
             raise OncoduetError(
-                path,
-                expected=f"the {' and '.join(changed)} that this run was begun with",
-                found=f"a changed one (state {existing.state}); give another --output",
+                path, f"{what} changed since the run was begun (state {existing.state}); give another --output"
             )
         if existing.state in ("running", "failed") and is_made:
             once = [path for what, path in run.engine.files(folder).items() if what not in run.engine.chosen_files]

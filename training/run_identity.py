@@ -69,7 +69,7 @@ class RunIdentity:
         }
 
     def checkpoints(self, folder: RunFolder) -> Checkpoints:
-        """Its checkpoints, which are marked with a hash over key and parents."""
+        """The run's checkpoints, which are marked with a hash over key and parents."""
         return Checkpoints(folder.checkpoints, sha256_json([self.key.model_dump(mode="json"), self.parents]))
 
 

@@ -63,13 +63,13 @@ class ScoredMaps(Frozen):
     """One combination's strict scores on the validation studies of a run, or their mean over the runs."""
 
     run: str
-    """``mean`` for the mean."""
+    """Name of the run, or ``mean``."""
     fill: BoxShape
     case_score: CaseScore
     auroc: float
     ap: float
     score: float
-    """(auroc + ap) / 2"""
+    """Ranking score, (auroc + ap) / 2."""
 
 
 class MapSweepRecord(Record):
@@ -80,7 +80,7 @@ class MapSweepRecord(Record):
     mirroring: bool
     """Whether mirrored copies were predicted too."""
     maps: tuple[ScoredMaps, ...]
-    """Run by run, and the mean, in the order in which equal combinations are preferred."""
+    """Scores of each run, then their mean, in the order in which equal combinations are preferred."""
     fill: BoxShape
     """Box shape of the best combination."""
     case_score: CaseScore
@@ -93,7 +93,7 @@ class MapSweepRecord(Record):
 
 @dataclass(frozen=True)
 class Whereabouts:
-    """Current folders, if something was moved since."""
+    """Current folders of what was moved since the training."""
 
     prepared: Path | None = None
     archive: Path | None = None
@@ -226,15 +226,19 @@ def best_of(scored: Sequence[ScoredMaps]) -> ScoredMaps:
 def store_in(folder: RunFolder, fill: BoxShape, case_score: CaseScore) -> None:
     """Give a combination to a finished run's box rule, and the rule's hash to its record.
 
-    Raises ``OncoduetError``: another process is at work on the run, or its folder cannot be written to.
+    Raises ``OncoduetError``: another process works on the run, its box rule was edited, or its folder cannot be written
+    to.
     """
     with work_lock(folder.lock):
+        path = box_rule_file(folder)
+        if path.is_file():  # it may have been edited since the sweep began
+            folder.require_as_recorded(read_record(folder.record, RunRecord), {"box_rule": path})
         rule = _rule(folder)
         changed = rule.model_copy(update={"fill": fill, "case_score": case_score})
-        if changed == rule and box_rule_file(folder).is_file():
+        if changed == rule and path.is_file():
             return
         _write_rule(folder, changed)
-        claim_file(folder.path, box_rule_file(folder).name, sha256_file(box_rule_file(folder)), RUN)
+        claim_file(folder.path, path.name, sha256_file(path), RUN)
 
 
 def _rule(folder: RunFolder) -> BoxPostprocessing:
@@ -265,7 +269,7 @@ def _usual_rule(folder: RunFolder) -> BoxPostprocessing:
 
 
 def sweep_tables(record: MapSweepRecord) -> list[Table]:
-    """All combinations side by side: a table for each run and, of several, one for their mean."""
+    """All combinations: a table for each run and, of several, one for their mean."""
     runs = list(dict.fromkeys(each.run for each in record.maps))
     tables = []
     for run in runs[:1] if len(runs) == 2 else runs:  # one run is its own mean
@@ -313,17 +317,15 @@ def _dataset(run: FinishedRun, first: FinishedRun, folder: Path | None) -> Prepa
     """The dataset that a run was trained on."""
     key, path = run.record.key, run.folder.path
     if "box_rule" not in engine_of(run.record).files(run.folder):
-        raise OncoduetError(
-            path, expected="a run that finds boxes", found=f"one of the configuration {key.configuration}"
-        )
+        raise OncoduetError(path, f"run of the configuration {key.configuration}, which does not find boxes")
     if key.card_sha256 != first.record.key.card_sha256:
-        raise OncoduetError(path, expected=f"the card of {first.folder.path}", found="another")
+        raise OncoduetError(path, f"differs from {first.folder.path} in its card")
     where = folder or Path(run.record.prepared_folder or "")
     if not (where / "prepared.json").is_file():
         raise OncoduetError(where, f"the prepared dataset of {path} not found; --prepared names its current folder")
     prepared = load_prepared(where)
     if prepared.sha256 != run.record.parents.get("prepared"):
-        raise OncoduetError(where, expected=f"the prepared dataset that {path} was trained on", found="another")
+        raise OncoduetError(where, f"not the prepared dataset that {path} was trained on")
     return prepared
 
 

@@ -1,6 +1,6 @@
 """``python -m training verify``: every hash of a run taken again, from its weights back to the archive.
 
-What cannot be reached (the dataset was deleted, the archive is on another machine) is said to be unchecked and is no
+What cannot be reached (the dataset was deleted, the archive is on another machine) is reported as unchecked and is no
 fault; what is there has to be what the run was made from.
 """
 
@@ -31,9 +31,9 @@ class Check:
     run: str
     what: str
     found: str
-    """``as recorded``, ``unchecked: …``, or what is wrong in one line."""
+    """What was found: ``as recorded``, ``unchecked: …``, or the fault in one line."""
     fault: str | None = None
-    """The line for the user, or None where nothing is wrong."""
+    """The error message, or None where nothing is wrong."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ def _looks(folder: RunFolder, record: RunRecord, shared: "_Shared") -> Iterator[
     yield "card", partial(_same, folder.card, record.key.card_sha256, lambda: load_card(folder.card).sha256)
     for name, path in [("plans", folder.plans), ("dataset", folder.dataset)]:
         yield name, partial(_same, path, record.parents.get(name), partial(_sha256_json_file, path))
-    beside = {**engine.files(folder), "training_studies": folder.training_studies}
-    for name, path in beside.items():
+    accompanying = {**engine.files(folder), "training_studies": folder.training_studies}
+    for name, path in accompanying.items():
         if name in record.parents:
             yield name, partial(_same, path, record.parents[name], partial(sha256_file, path))
     if record.checkpoint == "detection":

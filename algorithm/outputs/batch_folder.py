@@ -21,16 +21,18 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from algorithm.outputs.study_output import (
+from algorithm.outputs.study_output import StudyOutput, write_study
+from contract.archive.studies import Study
+from contract.batch_layout import (
+    BATCH,
     LISTING_FILES,
     PREDICTIONS,
-    StudyOutput,
+    STUDY,
     listed_case_ids,
+    require_known_studies,
     study_files,
     write_listing,
-    write_study,
 )
-from contract.archive.studies import Study
 from contract.card import Card
 from contract.errors import OncoduetError
 from contract.file_stamps import is_unchanged
@@ -57,7 +59,7 @@ from contract.records import (
 )
 from network.study import content_sha256
 
-RECORD, STUDY, FAILURES, LOCK = "batch.json", "study.json", "failures.json", ".lock"
+FAILURES, LOCK = "failures.json", ".lock"
 COMMAND = "algorithm batch"
 
 logger = logging.getLogger(__name__)
@@ -70,7 +72,7 @@ class BatchFolder:
     path: Path
     card: Card
     methods: Mapping[str, str]
-    """By the folder of each ensemble, relative to ``path`` (``.`` for ``path`` itself): its ``method_sha256``."""
+    """``method_sha256`` of each ensemble, by its folder relative to ``path`` (``.`` for ``path`` itself)."""
 
     @property
     def failures(self) -> Path:
@@ -95,19 +97,13 @@ class BatchFolder:
                 subfolder(folder, case_id)
             strangers = [case_id for case_id in case_ids if not (folder / case_id / STUDY).is_file()]
             require_free(folder, strangers, COMMAND)
-        path = self.path / RECORD
+        path = self.path / BATCH
         if not path.is_file():
-            require_free(self.path, [RECORD], COMMAND)
+            require_free(self.path, [BATCH], COMMAND)
             return
         self._require_same(record)
-        known = set(case_ids)
-        for case in (case for folder in self._folders() if folder.is_dir() for case in inside(folder)):
-            if case.name not in known and (case / STUDY).is_file():
-                raise OncoduetError(
-                    case,
-                    expected=f"only predictions of studies in {archive}",
-                    found=f"{case.name}, which is not there",
-                )
+        for folder in self._folders():
+            require_known_studies(folder, set(case_ids), archive)
 
     def require_replaceable(self, case_ids: Iterable[str]) -> None:
         """Raise ``OncoduetError`` if what will be replaced was changed since, is another's, or holds other files.
@@ -146,12 +142,11 @@ class BatchFolder:
             if (case / name).exists() and sha256_file(case / name) != sha256:
                 raise OncoduetError(
                     case / name,
-                    expected=f"the file as {COMMAND} wrote it",
-                    found="it changed since; move it away, and the study is predicted again",
+                    f"file was edited since {COMMAND} wrote it; move it away, and the study is predicted again",
                 )
 
     def _require_same(self, record: BatchRecord) -> None:
-        path = self.path / RECORD
+        path = self.path / BATCH
         found = read_record(path, BatchRecord)
         for what, before, now in [
             ("bundle", found.parents.get("bundle"), record.parents.get("bundle")),
@@ -175,15 +170,15 @@ class BatchFolder:
         """Lock the folder for this process, and remove what a killed one left half-written.
 
         Raises ``OncoduetError``: the folder cannot be written to, or another process is filling it, or began another
-        batch there meanwhile.
+        batch there in between.
         """
         with writable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(subfolder(self.path, LOCK), self.path, "other process at work here"):
-            if (self.path / RECORD).is_file():
+            if (self.path / BATCH).is_file():
                 self._require_same(record)
             else:
-                write_record(self.path / RECORD, record)
+                write_record(self.path / BATCH, record)
             for folder in self._folders():
                 if folder.is_dir():
                     sweep(folder)
@@ -228,7 +223,7 @@ class BatchFolder:
 
     def write(self, ensemble: str, output: StudyOutput, study: StudyRecord, *, content_sha256: str) -> None:
         """Add a study's outputs to an ensemble by one rename; the hash is that of the voxels that were read."""
-        told = {"content_sha256": content_sha256, "method_sha256": self.methods[ensemble]}
+        known = {"content_sha256": content_sha256, "method_sha256": self.methods[ensemble]}
         folder = self.path / ensemble
         with writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -236,7 +231,7 @@ class BatchFolder:
             case = stage / study.case_id
             write_study(case / "output", self.card, output, name=study.case_id)
             written = {path.relative_to(case).as_posix(): sha256_file(path) for path in self._outputs(case)}
-            write_record(case / STUDY, study.model_copy(update={**told, "outputs": written}))
+            write_record(case / STUDY, study.model_copy(update={**known, "outputs": written}))
             with writable(folder / study.case_id):
                 case.replace(folder / study.case_id)
             sync(folder)
@@ -265,7 +260,7 @@ class BatchFolder:
         return file_output(self.failures, COMMAND, methods=sha256_json(dict(self.methods)))
 
     def _listing(self, folder: Path) -> Output:
-        """Of the studies that are there by now: those that were added or repaired since are predicted in addition."""
+        """The listing of the studies that exist by now; those that are added or repaired later are predicted then."""
         method = self.methods[folder.relative_to(self.path).as_posix()]
         return Output(folder, COMMAND, LISTING_FILES, identity={"method": method}, record=PREDICTIONS)
 
@@ -281,8 +276,7 @@ class BatchFolder:
         if record.method_sha256 not in (None, self.methods[folder.relative_to(self.path).as_posix()]):
             raise OncoduetError(
                 path,
-                expected="a prediction by this bundle, ensemble and settings",
-                found="one by others; move it away, and the study is predicted again",
+                "predicted by another bundle, ensemble or settings; move it away, and the study is predicted again",
             )
         return record
 

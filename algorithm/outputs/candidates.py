@@ -34,15 +34,15 @@ from contract.errors import OncoduetError
 from contract.images.volume import Float32Array, LabelArray, Volume
 
 PEAK_FRACTION = 2.5
-"""A candidate reaches out to its peak divided by this."""
+"""Divisor of a candidate's peak that gives the threshold of its extent."""
 LOWEST_PEAK = 0.01
-"""The dynamic rules stop below this peak."""
+"""Peak below which the dynamic rules stop."""
 
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
 _REACH = 6
-"""In voxels, to each side of a peak: where its component is looked for first."""
+"""Distance in voxels to each side of a peak within which its component is searched first."""
 _TIES = 32
-"""Equally high components up to which each is looked for alone."""
+"""Most components of equal peak that are searched one by one."""
 _STRIDE = 4096
 MOST_VISITS = 100
 """Visits of a dynamic search per voxel of the box that it searches; noise needs fewer than 10."""
@@ -214,7 +214,7 @@ def _parts(remaining: Probability, *, minimum_voxels: int, skip_small: bool) -> 
 
     A component is removed whole, and with it, mostly, the highest voxel, which lowers the threshold. So only the
     highest voxel's component is looked for, in a box around it. One that is too small stays, and with it the threshold:
-    all others follow at once. Then ``dynamic`` ends, and ``dynamic-v2`` goes on below the threshold, so that this
+    all others follow at once. Then ``dynamic`` ends, and ``dynamic-v2`` continues below the threshold, so that this
     happens once per factor of ``PEAK_FRACTION``. All in all a voxel is visited a few times, also in noise.
 
     Raises ``OncoduetError`` after ``MOST_VISITS`` per voxel, as of thousands of long components that wind around each

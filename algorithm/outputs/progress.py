@@ -74,7 +74,7 @@ def _lines(description: str, items: Sequence[Item], done: int) -> Iterator[Item]
 
 @contextmanager
 def _log_above(progress: Progress) -> Iterator[None]:
-    """Show the bar, and let what is logged to stdout meanwhile go above it rather than through it."""
+    """Show the bar, and let log lines on stdout appear above it."""
     stdout = sys.stdout
     handlers = [
         handler

@@ -4,23 +4,19 @@ Both are checked before the first byte is written. To the evaluation, a batch's 
 ``/input``.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from algorithm.outputs.candidates import card_candidates, card_likelihood, paint_candidates
+from contract.batch_layout import study_files
 from contract.card import Card
-from contract.files.atomic import write_json, write_text
+from contract.files.atomic import write_json
 from contract.images.probability import as_probabilities
 from contract.images.volume import Volume, write_volume
-from contract.records import Source, write_record
-from contract.sockets import job_listing, read_jobs
 from network.detection.clustering import BoxPostprocessing
 from network.detection.painting import combine_scores
-
-PREDICTIONS, SOURCE, CARD = LISTING_FILES = ("predictions.json", "source.json", "card.toml")
 
 
 @dataclass(frozen=True)
@@ -61,27 +57,8 @@ def detect(card: Card, probability: Volume, rule: BoxPostprocessing | None = Non
     return StudyOutput(Volume(painted, probability.grid), likelihood, len(confidences))
 
 
-def study_files(card: Card, name: str) -> list[str]:
-    """The files that :func:`write_study` writes, relative to its folder."""
-    return [f"{card.detection_map.relative_path}/{name}.mha", card.likelihood.relative_path]
-
-
 def write_study(folder: Path, card: Card, output: StudyOutput, *, name: str) -> None:
     """Write a study's outputs below a folder, at the card's paths; the image is called ``<name>.mha``."""
     detection_map, likelihood = study_files(card, name)
     write_volume(folder / detection_map, output.detections)
     write_json(folder / likelihood, output.likelihood)
-
-
-def write_listing(folder: Path, card: Card, card_text: str, case_ids: Sequence[str], source: Source) -> None:
-    """Write what makes a folder of studies readable for the evaluation: predictions.json, source.json, card.toml."""
-    write_text(folder / CARD, card_text)
-    write_record(folder / SOURCE, source)
-    write_json(folder / PREDICTIONS, [job_listing(case_id, card) for case_id in case_ids])
-
-
-def listed_case_ids(folder: Path) -> list[str] | None:
-    """The studies of a listing, or None where it is not complete."""
-    if not all((folder / name).is_file() for name in LISTING_FILES):
-        return None
-    return [job.pk for job in read_jobs(folder / PREDICTIONS)]

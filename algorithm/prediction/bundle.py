@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from contract.card import Card, load_card
 from contract.errors import OncoduetError
-from contract.files.checksums import SUMS, parse_sums
+from contract.files.checksums import SUMS, differing, parse_sums
 from contract.files.reading import below, kind_of, read_text, sha256_file
+from contract.names import duplicates
 from contract.records import BundleRecord, Member, StageRecord, read_record
 
 if TYPE_CHECKING:
@@ -64,9 +65,7 @@ def read_bundle(folder: Path) -> Bundle:
     for file in ("card.toml", *files):
         if file not in listed:
             raise OncoduetError(folder, f"file {file!r} not found")
-    names = [member.name for member in members]
-    if len(set(names)) != len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
+    if twice := duplicates(member.name for member in members):
         raise OncoduetError(folder / "bundle.json", f"duplicate member {', '.join(twice)}")
     card = load_card(folder / "card.toml")
     for what, found in [("bundle.json", record.card_sha256), *((each.name, each.key.card_sha256) for each in members)]:
@@ -187,14 +186,12 @@ def _verify_sums(folder: Path) -> set[str]:
     except (OSError, ValueError) as error:
         raise OncoduetError(sums, expected="a hash for each file", found=error) from None
     expected = parse_sums(text, sums)
-    for name in sorted(set(expected) - present):
-        raise OncoduetError(folder, f"file {name!r} not found, which {SUMS} names")
-    for name in sorted(present - set(expected)):
-        raise OncoduetError(folder, f"file {name!r} is not named by {SUMS}")
-    for name in sorted(expected):
-        found = sha256_file(folder / name)
-        if found != expected[name]:
-            raise OncoduetError(folder / name, expected=f"the SHA-256 {expected[name]}", found=found)
+    for name, stated, found in differing(expected, {name: sha256_file(folder / name) for name in present}):
+        if found is None:
+            raise OncoduetError(folder, f"file {name!r} not found, which {SUMS} names")
+        if stated is None:
+            raise OncoduetError(folder, f"file {name!r} is not named by {SUMS}")
+        raise OncoduetError(folder / name, expected=f"the SHA-256 {stated}", found=found)
     return present
 
 

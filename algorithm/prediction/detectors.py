@@ -47,7 +47,7 @@ class BoxMembers:
     members: tuple[Member, ...]
     networks: MemberNetworks
     rules: Mapping[str, BoxPostprocessing]
-    """By the members' names."""
+    """Postprocessing by member name."""
     device: torch.device
     segmentation: bool = False
     """Whether a study's segmentations are averaged too, for boxes that are painted with them."""
@@ -109,7 +109,7 @@ class StudyBoxes:
     bundle: Bundle
     names: tuple[str, ...]
     rules: Mapping[str, BoxPostprocessing]
-    """By the members' names."""
+    """Postprocessing by member name."""
     found: RawDetections
     grid: NetworkGrid
 

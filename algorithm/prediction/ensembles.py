@@ -4,7 +4,7 @@
 ``all``                one ensemble of all members
 ``four``               one ensemble per (fold, restart), of one network per configuration that segments
 ``control``            per such configuration and fold, four runs of that configuration: as many as ``four`` has where
-                       there are four configurations, so that its gain can be told apart from that of mere number
+                       there are four configurations, so that its gain can be distinguished from that of mere number
 ``each``               every member for itself
 a member's name        that member
 a configuration        one ensemble of all its members
@@ -44,10 +44,10 @@ class Ensemble:
 
     name: str
     configuration: str
-    """As ``source.json`` calls it: the configuration of a single member, ``ensemble-…`` or ``control-…``."""
+    """Name in ``source.json``: the configuration of a single member, ``ensemble-…`` or ``control-…``."""
     members: tuple[Member, ...]
     folder: str
-    """Where its predictions go below the output; ``.`` for the output itself."""
+    """Folder of its predictions below the output; ``.`` for the output itself."""
     choice: BoxChoice = AS_IN_RULES
     """How the boxes of its members become a map and a likelihood."""
 
@@ -99,7 +99,7 @@ def ensemble_settings(bundle: Bundle, ensemble: Ensemble, options: PredictionOpt
 
 
 def method_sha256(bundle: Bundle, ensemble: Ensemble, options: PredictionOptions = DEFAULTS) -> str:
-    """By what a study was predicted; equal for two ensembles of the same networks."""
+    """Hash of what predicts a study; equal for two ensembles of the same networks."""
     runs = [member.run_sha256 for member in ensemble.members]
     return sha256_json([bundle.sha256, runs, ensemble_settings(bundle, ensemble, options)])
 

@@ -15,7 +15,7 @@ class PredictionOptions:
     precision: Precision = "fp32"
     """Numeric precision of the networks."""
     memory_gb: float | None = None
-    """Memory that the process may use, in GB; None: what its container, its limits and the machine leave to it."""
+    """Memory that the process may use, in GB; None: what container, limits and machine leave to it."""
     device: Kind = "cpu"
     """Where the networks compute; see :mod:`network.device`."""
 

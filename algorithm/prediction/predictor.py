@@ -46,7 +46,7 @@ from network.study import Scan, read_scan, stack
 logger = logging.getLogger(__name__)
 
 LEANER = "fewer members (--members), or another device (--device cpu), take less"
-"""What helps where memory runs out with the leanest plan."""
+"""Advice for when memory is too small even for the leanest plan."""
 Names = tuple[str, ...]
 
 
@@ -64,9 +64,9 @@ class Predictor:
     """Members that find boxes."""
     options: PredictionOptions
     ensembles: tuple[tuple[Member, ...], ...]
-    """What is kept of a study: these members' averages. Of members that find boxes everything is kept."""
+    """Ensembles whose members' averages are kept of each study; from members that find boxes everything is kept."""
     locator: "Predictor | None" = None
-    """Stage 1, where the card first locates an organ."""
+    """Network of stage 1, if the card locates an organ first."""
 
     @property
     def mirroring(self) -> bool:
@@ -290,8 +290,8 @@ class StudyPrediction:
     grid: NetworkGrid | None
     """The network's grid; None: no organ was found, and nothing was searched."""
     by_names: Mapping[Names, Float32Array]
-    """Shape (group, z, y, x), for the names of an ensemble's members; single members in the bundle's order. Groups are
-    the lesion and, where the card asks for it, the classes near which a lesion is kept."""
+    """Probabilities, shape (group, z, y, x), by the names of an ensemble's members; single members in the bundle's
+    order. Groups are the lesion and, where the card asks for it, the classes near which a lesion is kept."""
     boxes: StudyBoxes | None
     """Findings of the members that find boxes; None: there are none, or nothing was searched."""
 
@@ -403,7 +403,7 @@ def load_predictor(
 
 
 _SMALL = 4
-"""A study is logged if it is so many times smaller than the network's window, along any axis."""
+"""Ratio of window to study size, along any axis, from which the study is logged."""
 _NOT_FOUND = {"whole": "the whole scan is searched", "zero": "the likelihood is 0"}
 
 

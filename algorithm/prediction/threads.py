@@ -8,7 +8,7 @@ from contract.errors import UsageError
 from network.cgroups import ROOT, cores_left
 
 MOST_THREADS = 256
-"""So many are allowed with any number of cores: a run's number is repeated on other machines for the same bits."""
+"""Most threads, on any number of cores: a run's number is repeated on other machines to obtain the same bits."""
 
 
 def usable_cores(root: Path = ROOT) -> int:

@@ -1,7 +1,7 @@
-"""Studies that are there twice, under two names: every count would take one patient for two.
+"""Duplicate studies under two names, which would count one patient as two.
 
-One rule for every command that meets studies: what it can see of them is compared, and pairs that are alike are
-warned of, not refused (``prepare`` alone refuses them, where two folds would share them).
+Every command that reads studies compares what it reads and warns of pairs with equal content (``prepare`` refuses
+them where two folds would share them).
 """
 
 import logging

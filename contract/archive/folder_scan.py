@@ -1,4 +1,4 @@
-"""The files of an archive: the images that are read, and everything that looks like one and is not.
+"""The files of an archive: the images that are read, and everything that only looks like one.
 
 An image is read if its path is exactly ``<patient>/<patient>_<study>_<channel>`` with one of our endings. A study whose
 files have another ending, spelling or place would otherwise be left out silently, as would a folder that cannot be
@@ -15,12 +15,12 @@ from contract.errors import OncoduetError, problem_of
 from contract.files.case_folders import case_name
 
 ENDINGS = (".mha", ".nii.gz", ".nii")
-"""Endings that are read."""
+"""File name endings of images that are read."""
 LABELS, LABEL_ENDING = "labels", ".nii.gz"
 DEEPEST = 5
-"""How many folders below the archive are looked into."""
+"""Depth to which folders of the archive are scanned."""
 
-_NOBODY_S = "lost+found"  # of a file system's own
+_LOST_AND_FOUND = "lost+found"  # made by file systems
 _IMAGE = re.compile(r"(.+)(\.(?:mha|mhd|nii|nii\.gz|nrrd|nhdr|hdr|dcm|npz))", re.IGNORECASE)
 _CHANNEL = re.compile(r"(?:(.*)[_.\- ])?([^_.\- ]+)")
 _NNUNET = re.compile(r"(.+)_(\d{4})")
@@ -31,29 +31,29 @@ class ArchiveFiles:
     """Files of an archive by the case ids in their names, which are in NFC."""
 
     images: dict[str, dict[str, list[Path]]] = field(default_factory=dict)
-    """By case id and channel; more than one where a channel is there twice."""
+    """Images by case id and channel; several where a channel is duplicated."""
     strays: dict[str, list[Path]] = field(default_factory=dict)
-    """Images that seem to be a channel's, and are called or placed in another way."""
+    """Images that look like a channel but have another name or place, by case id."""
     others: dict[Path, list[Path]] = field(default_factory=dict)
     """Image-like files in folders without a study image, by folder."""
     labels: dict[str, Path] = field(default_factory=dict)
     """Label maps by case id."""
     unread_labels: list[Path] = field(default_factory=list)
-    """Images in the folder of label maps that are called or placed in another way."""
+    """Images in the folder of label maps with another name or place."""
     unknown: dict[str, str] = field(default_factory=dict)
-    """Why it is not known what a folder or link holds, by its path below the archive."""
+    """Why a folder or link could not be read, by path relative to the archive."""
     deeper: list[str] = field(default_factory=list)
-    """Folders that are too deep to be looked into, by their paths below the archive."""
+    """Folders too deep to be scanned, as paths relative to the archive."""
 
 
 def seeming_stem(name: str) -> str | None:
-    """A file name without its ending where it ends as images do, those too that we do not read; else None."""
+    """A file name without its ending if that is an image's, including formats that are not read; else None."""
     image = None if name.startswith(".") else _IMAGE.fullmatch(name)
     return image and image[1]
 
 
 def look(archive: Path, channels: Sequence[str]) -> ArchiveFiles:
-    """Look into all folders of an archive. Raises ``OncoduetError``: there is no folder, or it cannot be listed."""
+    """Scan all folders of an archive. Raises ``OncoduetError``: there is no folder, or it cannot be listed."""
     if not archive.is_dir():
         raise OncoduetError(archive, "archive not found")
     files = ArchiveFiles()
@@ -63,7 +63,9 @@ def look(archive: Path, channels: Sequence[str]) -> ArchiveFiles:
         if relative.parts[0] == LABELS:
             if len(relative.parts) == 2 and path.name.endswith(LABEL_ENDING):
                 if files.labels.setdefault(case_name(path.name.removesuffix(LABEL_ENDING)), path) != path:
-                    files.unknown[str(relative)] = "another label map has this name, with its accents written otherwise"
+                    files.unknown[str(relative)] = (
+                        "another label map has this name with its accents encoded differently"
+                    )
             elif _IMAGE.fullmatch(path.name):
                 files.unread_labels.append(path)
             continue
@@ -82,7 +84,7 @@ def look(archive: Path, channels: Sequence[str]) -> ArchiveFiles:
 
 
 def _walk(archive: Path, folder: Path, files: ArchiveFiles) -> Iterator[Path]:
-    """Every file below a folder but the hidden ones, in order; what is not looked into is noted in ``files``."""
+    """Every file below a folder except hidden ones, in order; unread folders are recorded in ``files``."""
     unknown = files.unknown
     try:
         with os.scandir(folder) as entries:
@@ -92,7 +94,7 @@ def _walk(archive: Path, folder: Path, files: ArchiveFiles) -> Iterator[Path]:
         return
     for entry in inside:
         path = folder / entry.name
-        if entry.name.startswith(".") or entry.name == _NOBODY_S:  # macOS leaves such files
+        if entry.name.startswith(".") or entry.name == _LOST_AND_FOUND:  # macOS leaves such files
             continue
         try:
             is_folder = entry.is_dir()
@@ -111,7 +113,7 @@ def _walk(archive: Path, folder: Path, files: ArchiveFiles) -> Iterator[Path]:
 
 
 def _named(name: str, channels: Sequence[str]) -> tuple[str, str]:
-    """Case id and channel of a name that is right to the letter, else two empty texts."""
+    """Case id and channel of a correct file name, else two empty texts."""
     for ending in ENDINGS:
         if name.endswith(ending):
             case_id, _, channel = name.removesuffix(ending).rpartition("_")

@@ -12,7 +12,7 @@ from contract.text import first_few
 _PREFIX = "PANORAMA_"
 _YES_OR_NO = {"yes": True, "no": False, "1": True, "0": False, "true": True, "false": False}
 _STATED = {"case_csPCa": _YES_OR_NO, "case_PDAC": _YES_OR_NO, "label": {**_YES_OR_NO, "pdac": True, "non-pdac": False}}
-"""Columns that say whether a case has a lesion, by their words in lower case."""
+"""Columns that say whether a case has a lesion, with the meaning of their lower-case values."""
 
 
 def read_marksheet(path: Path, columns: Sequence[str]) -> tuple[Table, dict[str, Mapping[str, str]]]:
@@ -30,15 +30,15 @@ def read_marksheet(path: Path, columns: Sequence[str]) -> tuple[Table, dict[str,
 
 
 def contradictions(path: Path, has_lesion: Mapping[str, bool]) -> list[str]:
-    """In a line each, where a marksheet says of a case that it has a lesion or none, and its label map the opposite.
+    """Contradictions between a marksheet and label maps about which cases have a lesion, one line each.
 
-    Raises ``OncoduetError`` as :func:`read_marksheet`; also where two rows of a study say different things of its
+    Raises ``OncoduetError`` as :func:`read_marksheet`; also where two rows of a study disagree about its
     lesion.
 
     Parameters
     ----------
     has_lesion
-        What the label maps say, by case id.
+        Whether the label map has a lesion, by case id.
     """
     table, _ = read_marksheet(path, ())
     columns = [column for column in _STATED if column in table.rows[0]]
@@ -54,7 +54,7 @@ def contradictions(path: Path, has_lesion: Mapping[str, bool]) -> list[str]:
 
 
 def _case_id(patient: str, study: str) -> str:
-    """PANORAMA's studies have their patient in their name already."""
+    """``<patient>_<study>``; PANORAMA's study ids already begin with the patient."""
     return case_name(study if study.startswith(f"{patient}_") else f"{patient}_{study}")
 
 

@@ -1,15 +1,15 @@
-"""Who the patient of a case is: one answer for splits, resampling, missed lesions and baselines.
+"""The patient of a case: one rule for splits, resampling, missed lesions and baselines.
 
 Folds keep patients apart and resampling draws patients, so two studies of one patient must be known as such, and two
-patients must never become one. In an archive the patient's folder names the patient. Ids alone suffice where
+patients must never become one. In an archive the patient's folder names the patient. The ids are enough where
 
 * no other case has the same text before its first ``_`` (or there is no ``_``): a patient of its own;
 * ids are ``<digits>_<digits>``, as PI-CAI's and PANORAMA's: the first number is the patient, unless it has more
   studies than a patient has (``2020_0001`` to ``2020_0400``), or all have more on average than patients have.
 
 Ids such as ``pancreas_001`` and ``pancreas_002`` are ambiguous, and so are ``001-1`` and ``001-2``, ``P1a`` and
-``P1b``; there the user decides, by ``patients.csv`` or by one of two rules. A table that names some cases of a folder,
-or of ids that begin alike, and not the others would make one patient two, and is asked about. So are patients that
+``P1b``; there the user decides, by ``patients.csv`` or by one of two rules. The user also decides where a table
+names only some cases of a folder, or of ids with the same beginning (one patient would become two), and where patients
 differ only in case, in zeros before a number or in the sign between the parts of their names. Accents are compared in
 Unicode's form NFC.
 """
@@ -29,25 +29,25 @@ from contract.text import first_few
 logger = logging.getLogger(__name__)
 
 FILE = "patients.csv"
-"""Columns ``case_id, patient_id``; other columns are ignored."""
+"""Table with the columns ``case_id, patient_id``; other columns are ignored."""
 
 PatientRule = Literal["by-case", "by-prefix"]
 """``by-case``: every case is a patient of its own; ``by-prefix``: the patient is the text before the first ``_``."""
 
 FEWEST_PATIENTS = 20
-"""Below this, resampling patients says little about other patients, and is refused unless requested."""
+"""With fewer patients, resampling them says little about other patients; it is refused unless requested."""
 
 MOST_STUDIES = 12
-"""More studies than this under one name are those of a centre or a collection, unless the user says otherwise."""
+"""Limit of studies per patient; a name with more is taken for a centre unless the user says otherwise."""
 
 MOST_ON_AVERAGE = 3
-"""More studies than this per name, on average, likewise; PI-CAI and PANORAMA have less than 1.2."""
+"""Limit of studies per patient on average; PI-CAI and PANORAMA have less than 1.2."""
 
 TELLING = re.compile(r"\d+_\d+")
 """Case ids whose first number is the patient."""
 
 PARTED = re.compile(r"([^_]*\d[^_]*)[-.][^-._]+|([^\W\d_]*[-.]?\d+)[^\W\d_]+\d*")
-"""Case ids that may be a patient and a study with another sign than ``_``, or none, between them."""
+"""Case ids that may consist of patient and study without a ``_`` between them."""
 
 
 def patients_by_case(
@@ -109,11 +109,11 @@ def alike(name: str) -> str:
 
 
 def require_rows(case_ids: Collection[str], named: Collection[str], *, source: object) -> None:
-    """Raise ``OncoduetError`` where a case without a patient may be one that a table spells in another way."""
+    """Raise ``OncoduetError`` where a table seems to spell a case without a patient in another way."""
     unnamed = {alike(case_id): case_id for case_id in {*case_ids} - {*named}}
     for other in sorted({*named} - {*case_ids}):
         if (case_id := unnamed.get(alike(other))) is not None:
-            raise OncoduetError(source, expected=f"the patient of {case_id}", found=f"that of {other}, which is none")
+            raise OncoduetError(source, f"names case {other}, which does not exist; is {case_id!r} meant?")
 
 
 def require_folders_apart(folders: Collection[str], *, source: object) -> None:
@@ -147,25 +147,22 @@ def _require_one_spelling(patients: Iterable[str], source: object) -> None:
 
 
 def require_named(case_ids: Collection[str], named: Collection[str], *, source: object) -> None:
-    """Raise ``OncoduetError`` where patients are named of other cases, and not of some of these."""
+    """Raise ``OncoduetError`` where patients of other cases are named, and those of some of these cases are not."""
     others, unnamed = sorted({*named} - {*case_ids}), sorted({*case_ids} - {*named})
     if others and unnamed:
         raise OncoduetError(
             source,
-            expected="the patients of its cases",
-            found=(
-                f"that of {others[0]} ({len(others)} such), which is none, and not that of {unnamed[0]} "
-                f"({len(unnamed)} such)"
-            ),
+            f"names {len(others)} cases that do not exist (such as {others[0]}) and lacks {len(unnamed)} that do "
+            f"(such as {unnamed[0]})",
         )
 
 
 def _require_whole(
     case_ids: Sequence[str], given: Mapping[str, str], folders: Mapping[str, str], source: object
 ) -> None:
-    """Raise ``OncoduetError`` where a table names one case of what would be a patient otherwise, and not the next.
+    """Raise ``OncoduetError`` where a table names one case of what would otherwise be one patient, and not another.
 
-    A table that says of a case what its folder or id says makes no second patient of it.
+    A table that agrees with a case's folder or id creates no second patient.
     """
     said: dict[str, str] = {}
     groups = {case_id: folders.get(case_id, case_id.partition("_")[0]) for case_id in case_ids}
@@ -235,7 +232,7 @@ def read_patients(path: Path) -> dict[str, str]:
 
 
 def said_patients(words: str) -> tuple[dict[str, str], PatientRule | None]:
-    """What ``--patients`` says: one of the two rules, or the path of a table as ``patients.csv``.
+    """The value of ``--patients``: one of the two rules, or the path of a table like ``patients.csv``.
 
     Raises ``OncoduetError`` as :func:`read_patients`.
     """

@@ -43,6 +43,10 @@ UNKNOWN_LICENCE = "unknown"
 MARKSHEET = "marksheet.csv"
 
 
+_ENDINGS_OF_PARTS = ("_seg", "_label")
+"""What nnU-Net's folders and ours append to a study's name for its label map."""
+
+
 @dataclass(frozen=True)
 class Study:
     """One examination of one patient."""
@@ -55,11 +59,11 @@ class Study:
 
 @dataclass(frozen=True)
 class Listing:
-    """What an archive holds where one bad study must not stop the others."""
+    """The studies of an archive, and the faults of those that cannot be used."""
 
-    studies: tuple[Study, ...]  # the sound ones, ordered by case id
-    faults: Mapping[str, str]  # why each other one is not among them, in one line, by case id (or folder)
-    remarks: tuple[str, ...] = ()  # what the archive names beyond its studies, in a line each
+    studies: tuple[Study, ...]  # those without faults, ordered by case id
+    faults: Mapping[str, str]  # what is wrong with each of the others, in one line, by case id (or folder)
+    remarks: tuple[str, ...] = ()  # entries without a study, one line each
 
 
 def find_studies(archive: Path, card: Card, *, labels_required: bool) -> list[Study]:
@@ -100,6 +104,11 @@ def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing
         except OSError as error:
             faults[case_id] = one_line(f"study {case_id} in {archive}: unreadable: {error}")
     known = {*files.images, *files.strays}
+    for case_id in known:
+        for ending in _ENDINGS_OF_PARTS:
+            if case_id.endswith(ending) and case_id.removesuffix(ending) in known:
+                other = case_id.removesuffix(ending)
+                faults[case_id] = f"study {case_id} in {archive}: named as the file {ending!r} of study {other}"
     alone = sorted(set(files.labels) - known)
     if labels_required:
         faults |= {case_id: f"{files.labels[case_id]}: no study of this name" for case_id in alone}
@@ -235,8 +244,7 @@ def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_
         if not paths:
             raise OncoduetError(
                 f"study {case_id} in {archive}",
-                expected=f"the channels {', '.join(card.channel_names)}",
-                found=f"no {case_id}_{channel}.mha{other}",
+                f"{case_id}_{channel}.mha not found{other}; the card has the channels {', '.join(card.channel_names)}",
             )
         if len(paths) > 1:
             folders = dict.fromkeys(str(path.parent) for path in paths)

@@ -1,4 +1,4 @@
-"""Folders with one image per case: which case a file belongs to, and images one folder deeper, which nobody would read.
+"""Folders with one image per case: which case a file belongs to, and images one folder deeper, which would not be read.
 
 Case ids are compared in Unicode's form NFC, since macOS and Linux write ``ü`` differently. Files that begin with ``.``
 (macOS writes ``._CASE.mha``) are ignored.
@@ -14,7 +14,7 @@ from contract.errors import OncoduetError
 from contract.files.reading import inside
 
 LOOKS_LIKE_IMAGE = re.compile(r"\.(mha|mhd|nii|nii\.gz|nrrd|nhdr|hdr|img)$", re.IGNORECASE)
-"""Ends as images do, those too that we do not read."""
+"""Endings of images, including formats that are not read."""
 
 
 def case_name(text: str) -> str:
@@ -30,9 +30,9 @@ def require_none_below(folder: Path, known: Collection[str], *, asked: Collectio
     known
         Cases that were found directly in the folder.
     asked
-        Cases that are looked for; None: any.
+        Cases that are needed; None: all.
     skip
-        A sub-folder that is something else.
+        Name of a sub-folder that is ignored.
     """
     for path in _images_below(folder, skip):
         stem = case_name(LOOKS_LIKE_IMAGE.sub("", path.name))
@@ -41,7 +41,7 @@ def require_none_below(folder: Path, known: Collection[str], *, asked: Collectio
 
 
 def visible(folder: Path) -> list[Path]:
-    """A folder's entries but hidden ones and litter, sorted."""
+    """A folder's entries without hidden ones and litter, sorted."""
     return inside(folder, "[!.]*")
 
 

@@ -1,7 +1,7 @@
 """``SHA256SUMS``, as ``sha256sum`` writes it: one line per file, its hash, two spaces, its name."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from contract.errors import OncoduetError
 
@@ -31,3 +31,10 @@ def parse_sums(text: str, where: object) -> dict[str, str]:
             raise OncoduetError(where, f"duplicate file {match[2]!r}")
         sha256[match[2]] = match[1]
     return sha256
+
+
+def differing(stated: Mapping[str, str], found: Mapping[str, str]) -> Iterator[tuple[str, str | None, str | None]]:
+    """Names whose stated and found hashes differ, with both; None: the name is not listed, or there is no such file."""
+    for name in sorted(stated.keys() | found.keys()):
+        if stated.get(name) != found.get(name):
+            yield name, stated.get(name), found.get(name)

@@ -6,11 +6,14 @@ is no substitute that survives a killed holder, so what needs a lock is refused 
 
 import errno
 import fcntl
+import json
 import os
+import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -44,7 +47,7 @@ def exclusive_lock(
     path
         The lock file; it is made if needed, and stays.
     where, others
-        What the lock protects and whom it keeps away ("other process at work here"), for the message.
+        What the lock protects, and what it excludes ("other process at work here"), for the message.
     patience_s
         How long to try while another process has the lock.
     holder
@@ -120,7 +123,7 @@ def try_lock(file: IO[str], *, shared: bool = False, wait: bool = False) -> bool
 
 
 def lock_if_possible(descriptor: int, *, wait: bool = False) -> bool | None:
-    """As :func:`try_lock` for a file or folder that is open under a descriptor; None where there are no locks."""
+    """Lock an open file or folder as :func:`try_lock` does; None if the file system has no locks."""
     try:
         return _flock(descriptor, wait=wait)
     except OSError:
@@ -144,3 +147,38 @@ def _flock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool
     except BlockingIOError:
         return False
     return True
+
+
+def this_process() -> str:
+    """Who holds a lock, as the JSON text of its file: host, process, start and, in a Slurm job, its number."""
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    job = os.environ.get("SLURM_JOB_ID")
+    return json.dumps(
+        {"host": socket.gethostname(), "pid": os.getpid(), "since": since} | ({"slurm_job": job} if job else {})
+    )
+
+
+def holder_in_words(text: str) -> str:
+    """The text of :func:`this_process` in words; any other in one line."""
+    try:
+        holder = json.loads(text)
+        job = f", Slurm job {holder['slurm_job']}" if "slurm_job" in holder else ""
+        return f"process {holder['pid']} on {holder['host']}{job}, since {holder['since']}"
+    except (ValueError, KeyError, TypeError):
+        return one_line(text)
+
+
+def names_holder(text: str) -> bool:
+    """Whether a file's text is that of :func:`this_process`, or nothing, as while no process holds the lock."""
+    try:
+        return not text or set(json.loads(text)) >= {"host", "pid", "since"}
+    except (ValueError, TypeError):
+        return False
+
+
+def is_work_lock(path: Path) -> bool:
+    """Whether a file is a lock that is empty or names its holder."""
+    try:
+        return path.is_file() and names_holder(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False

@@ -18,10 +18,14 @@ from typing import Any
 
 from contract.errors import OncoduetError, problem_of
 
-MOST_TEXT_BYTES = 2**26
-"""Size limit of a text file that is read whole: 64 MiB, a hundred times what the largest study lists take."""
+MOST_TEXT_BYTES = 2**24
+"""Size limit of a text file that is read whole: 16 MiB, five times what the largest study lists take."""
+MOST_CONTAINERS = 10_000
+BYTES_PER_CONTAINER = 32
+"""Objects and lists that a JSON file may hold: so many, and one more per so many bytes. An empty one takes up to 1 kB
+of memory when it is checked; our own files have one per 100 bytes or more."""
 LONGEST_QUOTE = 80
-"""Characters of a foreign name that a message repeats."""
+"""Characters of a foreign name that a message quotes."""
 LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|ehthumbs\.db|desktop\.ini|\.directory|\.nfs[0-9a-f]+", re.IGNORECASE)
 """Names of files that macOS, Windows, KDE and NFS leave in any folder; they are ignored."""
 
@@ -38,7 +42,7 @@ _KINDS = {
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[io.BufferedReader]:
-    """Open a regular file to read; a pipe would be waited for, and a device has no end.
+    """Open a regular file to read; a pipe would block, and a device has no end.
 
     Raises
     ------
@@ -69,8 +73,8 @@ def read_text(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> str:
 def read_json(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> Any:
     """Read strict JSON, in a time that grows with its size alone.
 
-    Raises ``OncoduetError``: the file is missing, too large or no file, is not JSON, holds NaN or infinity, or names a
-    key twice.
+    Raises ``OncoduetError``: the file is missing, too large or no file, is not JSON, holds NaN or infinity, names a key
+    twice, or holds more objects and lists than its size explains.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -85,6 +89,8 @@ def read_json(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> Any:
 
     try:
         text = read_text(path, most_bytes=most_bytes)
+        if (count := text.count("{") + text.count("[")) > MOST_CONTAINERS + len(text) // BYTES_PER_CONTAINER:
+            raise OncoduetError(path, f"{count} objects and lists in {len(text)} characters")
         return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     except OSError as error:
         raise OncoduetError(path, problem_of(error)) from None
@@ -107,7 +113,7 @@ def sha256_json(value: Any) -> str:
 def inside(folder: Path, pattern: str = "*") -> list[Path]:
     """A folder's entries but litter whose names match a pattern, sorted. Raises ``OSError`` if it cannot be listed.
 
-    ``Path.glob`` and ``rglob`` take such a folder for an empty one; so they are for folders of ours alone.
+    ``Path.glob`` and ``rglob`` treat such a folder as empty, so use them only for our own folders.
     """
     return sorted(path for path in folder.iterdir() if fnmatch.fnmatchcase(path.name, pattern) and not is_litter(path))
 
@@ -123,7 +129,7 @@ def below(folder: Path) -> Iterator[Path]:
 
 
 def is_litter(path: Path) -> bool:
-    """Whether this is a file that the system left."""
+    """Whether a file is litter of the operating system."""
     return LITTER.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
 
 

@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from typing import IO, Any, Protocol
 
 MOST_MEMBERS = 100_000
-"""Limit per archive."""
+"""Limit of members per archive."""
 LONGEST_HEADER_BYTES = 1 << 20
-"""Limit per member, including extended headers."""
+"""Limit of a member's header, including extended headers."""
 _CHUNK_BYTES = 1 << 20
 
 
 class Readable(Protocol):
-    """What a tar is read from."""
+    """Source of a tar."""
 
     def read(self, size: int, /) -> bytes:
-        """At most so many bytes; none at the end."""
+        """At most ``size`` bytes; none at the end."""
 
 
 def members(stream: Readable, *, most: int = MOST_MEMBERS) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
@@ -68,7 +68,7 @@ class _Header(tarfile.TarInfo):
 
 
 class _Source:
-    """What tarfile reads from: contents, and so many further bytes for each member."""
+    """Stream for tarfile that limits the bytes of each member's header."""
 
     def __init__(self, stream: Readable) -> None:
         self.stream = stream

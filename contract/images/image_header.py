@@ -1,4 +1,4 @@
-"""What the header of an image file says, and what every header must say, whatever the format.
+"""The header of an image file, and the rules for headers of all formats.
 
 Formats have a module each (``meta_image``, ``nifti``), the only parser of its headers: ITK writes images here and
 resamples them, but reads no file. So what is checked and what is read cannot differ.
@@ -15,7 +15,7 @@ import numpy as np
 from contract.errors import OncoduetError
 
 MOST_VOXELS = 1 << 31
-"""More than any scan has: a whole body at 1 mm has less than 2^30."""
+"""Limit above any scan: a whole body at 1 mm has less than 2^30 voxels."""
 
 _FARTHEST_MM = 1e6
 _ORTHONORMAL = 1e-2  # how far the products of direction vectors may be from 0 and 1; tools round directions
@@ -28,13 +28,13 @@ class ImageHeader:
     size_xyz: tuple[int, int, int]
     spacing_mm_xyz: tuple[float, float, float]
     origin_mm_xyz: tuple[float, float, float]
-    """LPS."""
+    """Centre of the first voxel in the patient, LPS."""
     direction: tuple[float, ...]
-    """3×3, row by row, columns are the axes x, y, z."""
+    """Direction cosines, 3×3, row by row; columns are the axes x, y, z."""
     type: np.dtype[Any]
-    """Of a voxel, as stored in the file."""
+    """Type of a voxel as stored in the file."""
     begin: int
-    """Byte at which the voxels begin; in a gzip file, of what it inflates to."""
+    """Byte at which the voxels begin, after decompression of a gzip file."""
     stream_bytes: int | None = None
     """Length of the compressed stream that begins there; None if not compressed, or the whole file is a gzip."""
     slope: float = 1.0

@@ -25,7 +25,7 @@ _LONGEST_HEADER_BYTES = 1 << 20
 _LONGEST_LINE_BYTES = 1 << 15  # ITK takes what is behind for another line
 
 _LINE = re.compile(rb"([A-Za-z0-9_(](?:[!-9;<>-~ ]*[!-9;<>-~])?) =(?: ([^\0\n]*))?\n")
-"""A key is printable ASCII without ``:`` and ``=``, which end one for the format."""
+"""A line of the header; a key is printable ASCII without ``:`` and ``=``, which end a key."""
 _NUMBER = re.compile(r"[-+]?([0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,3})?")
 _WHOLE = re.compile(r"[0-9]{1,18}")
 
@@ -51,10 +51,10 @@ _SYNONYMS = {
     "ElementByteOrderMSB": "BinaryDataByteOrderMSB",
 }
 _LENGTHS = {"DimSize": 3, "ElementSpacing": 3, "Offset": 3, "TransformMatrix": 9}
-"""What has to be there, with how many numbers."""
+"""Required keys, with their number of values."""
 _NOTES = {"CenterOfRotation": 3, "SequenceID": 3, "ElementSize": 3, "Color": 4, "ElementNBits": 1, "ElementMin": 1}
 _NOTES |= {"ElementMax": 1, "ID": 1, "ParentID": 1}
-"""Keys without effect that have so many numbers; with fewer, ITK reads on in the next line."""
+"""Keys without effect, with their number of values; ITK reads on in the next line if there are fewer."""
 _ONLY = {
     "ObjectType": ("Image", "an image"),
     "NDims": ("3", "a 3D image"),
@@ -66,7 +66,7 @@ _ONLY = {
     "ElementToIntensityFunctionOffset": ("0", "voxels that are the intensities"),
     "HeaderSize": ("0", "voxels that begin behind the header"),
 }
-"""The only value that is understood, and what it means; the first four have to be there."""
+"""The only accepted value of a key, and its meaning; the first four keys are required."""
 _REQUIRED = list(_ONLY)[:4]
 _REALS = ("ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset")
 _REFUSED = ("FileFormatVersion", "ImagePosition", "ElementOrigin", "ElementDirection")
@@ -131,14 +131,8 @@ def _lines(path: Path, stream: IO[bytes]) -> tuple[dict[str, str], int]:
         line = stream.readline(_LONGEST_LINE_BYTES)
         begin += len(line)
         if len(line) == _LONGEST_LINE_BYTES or begin > _LONGEST_HEADER_BYTES:
-            raise OncoduetError(
-                path,
-                expected=(
-                    f"a MetaImage header of lines below {_LONGEST_LINE_BYTES} bytes and at most "
-                    f"{_LONGEST_HEADER_BYTES} bytes in all"
-                ),
-                found="a longer one",
-            )
+            limits = f"limits: {_LONGEST_LINE_BYTES - 1} bytes per line, {_LONGEST_HEADER_BYTES} in all"
+            raise OncoduetError(path, f"MetaImage header is too long ({limits})")
         if not line.endswith(b"\n"):
             raise OncoduetError(path, "MetaImage header has no ElementDataFile")
         match = _LINE.fullmatch(line)
@@ -161,7 +155,7 @@ def _without_synonyms(path: Path, lines: Mapping[str, str]) -> dict[str, str]:
     for key, value in lines.items():
         meaning = _SYNONYMS.get(key, key)
         if header.get(meaning, value) != value:
-            raise OncoduetError(path, expected=f"one of {meaning} and its synonyms", found=f"also {key}")
+            raise OncoduetError(path, f"{meaning} and its synonym {key} differ in the MetaImage header")
         header[meaning] = value
     return header
 

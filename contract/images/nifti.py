@@ -1,10 +1,9 @@
 """The header of a single-file NIfTI-1 (``.nii``, ``.nii.gz``), read so that it has one meaning.
 
 A NIfTI may place its voxels twice, by a quaternion (qform) and by an affine (sform); tools differ in which they
-follow. Here both have to say the same place, and there has to be one. Which of them counts is ITK's choice: the affine
-if it is the scanner's, the only one or the quaternion's but for rounding, and not skewed; else the quaternion. ITK's
-grid is then reproduced to the last bit. (Two placements that agree to 1e-4 may take each other's part: between them
-ITK's choice is one of rounding.)
+follow. Here at least one has to be set, and both have to agree. Which one counts follows ITK: the affine if it is not
+skewed and is the scanner's, the only one, or equal to the quaternion but for rounding; otherwise the quaternion. ITK's
+grid is reproduced to the last bit. (Between placements that agree to 1e-4, ITK's choice depends on rounding.)
 
 Sources: ``nifti1.h``; ITK 5.4, ``itkNiftiImageIO.cxx`` and ``nifti1_io.c``, for the arithmetic.
 """
@@ -31,13 +30,13 @@ _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 7
 _SEVERAL = {*range(1004, 1011), 2003, 2004}  # intents that say that a voxel is more than a number: vectors, colours
 _MM = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}  # per unit: unknown (as ITK takes it), metre, millimetre, micrometre
 _SAME_PLACE_MM = 0.5  # tools round directions: real label maps of PI-CAI reach 0.13 mm
-_WORTH_A_WORD_MM = 0.05
+_WARN_APART_MM = 0.05
 _SKEWED = 1e-4
 _ALIKE = 1e-4
 _EQUAL = 1e-5
 _SCANNER = 1
 _OTHERS = {b"n+2": "NIfTI-2", b"ni2": "NIfTI-2", b"ni1": "half of a NIfTI-1 whose voxels are in another file"}
-"""Headers of other kinds by their first letters, which follow the size in NIfTI-2 and end the header in NIfTI-1."""
+"""Other formats by the first bytes of their magic, which follows the size in NIfTI-2 and ends the header in NIfTI-1."""
 _UNIT_QUATERNION = 1e-4
 _NO_ROTATION_PART = 1e-7  # below, ``nifti1.h`` takes the quaternion's first number for 0
 
@@ -67,8 +66,8 @@ def parse_nifti_header(path: Path, header: bytes) -> ImageHeader:
     if not (_FIRST_VOXEL <= voxels_begin <= _LAST_FIRST_VOXEL and voxels_begin.is_integer()):
         raise OncoduetError(
             path,
-            expected=f"voxels behind the NIfTI header, from byte {_FIRST_VOXEL} to {_LAST_FIRST_VOXEL}",
-            found=f"them at byte {voxels_begin:g}",
+            expected=f"vox_offset from {_FIRST_VOXEL} to {_LAST_FIRST_VOXEL} in the NIfTI header",
+            found=f"{voxels_begin:g}",
         )
     spacing, origin, direction = _placed(path, header, order, size)
     scale = _scale(path, slope, intercept)
@@ -173,8 +172,8 @@ def _agreed(path: Path, placements: _Placements, spacing: list[float], corners: 
         if qform is None:
             raise OncoduetError(
                 path,
-                expected="a placement in the patient (qform or sform) in the NIfTI header",
-                found="neither: convert the image again with a tool that keeps its placement",
+                "neither qform_code nor sform_code is set in the NIfTI header; convert the image again with a tool "
+                "that keeps its placement",
             )
         return qform
     axes = sform.matrix / np.linalg.norm(sform.matrix, axis=0)
@@ -186,7 +185,7 @@ def _agreed(path: Path, placements: _Placements, spacing: list[float], corners: 
         if not apart <= _SAME_PLACE_MM:
             raise OncoduetError(
                 path,
-                expected="qform, sform and spacings of the NIfTI header to say the same place",
+                expected="qform, sform and spacings of the NIfTI header that agree",
                 found=(
                     f"an sform with axes {_columns(sform)} from {listed(sform.offset)} and {name} "
                     f"{'' if other is scaled else f'with axes {_columns(other)} from {listed(other.offset)} '}up "
@@ -199,16 +198,16 @@ def _agreed(path: Path, placements: _Placements, spacing: list[float], corners: 
             found = f"an sform with axes {_columns(sform)}"
             raise OncoduetError(path, expected="perpendicular unit vectors as direction", found=found)
         return sform
-    if apart > _WORTH_A_WORD_MM:
-        _say_apart(path, apart)
+    if apart > _WARN_APART_MM:
+        _warn_apart(path, apart)
     if is_skewed:
         return sform if _are_equal(sform, qform) else qform
     return sform if sform_code == _SCANNER or _are_alike(sform, qform) else qform
 
 
 @lru_cache(maxsize=4096)
-def _say_apart(path: Path, apart_mm: float) -> None:
-    """Once per file: headers are read several times."""
+def _warn_apart(path: Path, apart_mm: float) -> None:
+    """Warn once per file, although headers are read several times."""
     logger.warning("%s: qform and sform of the NIfTI header are up to %.3g mm apart", path, apart_mm)
 
 

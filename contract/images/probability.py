@@ -1,4 +1,4 @@
-"""What counts as a probability: one rule for maps and likelihoods, wherever they are read or made.
+"""Which values are probabilities: one rule for maps and likelihoods, wherever they are read or made.
 
 Averages and interpolation in float32 may miss 0 and 1 by rounding errors. Such values count as 0 or 1, with a warning
 in the log; so do, in probability maps only, the small negative values that cubic resampling leaves around a lesion.
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from contract.errors import OncoduetError
 
 ROUNDING = 1e-6
-"""So far outside a number still counts as 0 or 1; float32 has eight steps of that size above 1."""
+"""Numbers this far outside [0, 1] still count as 0 or 1: eight steps of float32 above 1."""
 
 UNDERSHOOT = 0.2
 """How far a cubic spline through probabilities may undershoot 0: 0.13 at a corner of a step from 0 to 1."""
@@ -33,9 +33,9 @@ def as_probabilities(values: Values, *, source: object, what: str = "probabiliti
     Parameters
     ----------
     source
-        Where they come from, for messages.
+        Source of the values, for messages.
     what
-        What they are called there.
+        Name of the values in messages.
     below
         How far below 0 a number still counts as 0.
     """

@@ -38,7 +38,7 @@ _LARGEST_VOXEL = 1e12
 
 
 class _ItkLog(sitk.LoggerBase):  # type: ignore[misc]
-    """Hands ITK's warnings to our log; ITK itself writes them to stderr, which the platform takes for trouble."""
+    """Passes ITK's warnings to our log; ITK writes them to stderr, which the platform treats as an error."""
 
     def DisplayText(self, text: str) -> None:  # noqa: N802 - ITK calls it so
         """Log a text of several lines as one."""
@@ -119,12 +119,12 @@ class Volume:
 
 @dataclass(frozen=True)
 class Axes:
-    """How an array's axes are exchanged and flipped; no voxel changes its value."""
+    """An exchange and flips of an array's axes; voxel values are unchanged."""
 
     order_zyx: tuple[int, int, int]
-    """Which of the array's axes becomes z, y and x."""
+    """The array's axes that become z, y and x."""
     flipped_zyx: tuple[bool, bool, bool]
-    """Which of the new axes runs the other way."""
+    """Whether each new axis is reversed."""
 
     def apply(self, array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
         """The array along the new axes."""
@@ -272,7 +272,7 @@ def write_volume(path: Path, volume: Volume) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """MetaIO and the NIfTI library write to stderr themselves where the disk is full; we say it in one line."""
+    """Silence MetaIO and the NIfTI library, which write to stderr if the disk is full; callers report it."""
     with suppress(OSError):  # full, as after a last line that did not fit
         sys.stderr.flush()
     kept = os.dup(2)
@@ -338,7 +338,7 @@ def same_grid(a: Grid, b: Grid, *, tolerance_mm: float = 1e-3) -> bool:
 def require_same_grid(found: Grid, expected: Grid, *, found_name: str, expected_name: str) -> None:
     """Raise ``OncoduetError`` naming both sides unless the grids agree to a tenth of a millimetre.
 
-    That much because tools round directions: PI-CAI's own label map of ProstateX-0000 has lost its third decimal there
+    Tools round directions: PI-CAI's own label map of ProstateX-0000 has lost its third decimal there
     and is 0.056 mm off its T2W at the corners.
     """
     if not same_grid(found, expected, tolerance_mm=0.1):
@@ -363,7 +363,7 @@ def fields_of_view_meet(a: Grid, b: Grid) -> bool:
 
 
 def covered_share(grid: Grid, reference: Grid) -> float:
-    """Share of the reference's middle half, along each axis of it, that lies in an image's field of view."""
+    """Share of the reference's middle half, along each axis of it, that is in an image's field of view."""
     steps = 0.25 + (np.arange(32) + 0.5) / 64
     along = np.stack(np.meshgrid(steps, steps, steps)).reshape(3, -1)
     millimetres, millimetres_there = (
@@ -383,7 +383,7 @@ def image_stem(path: Path) -> str:
 
 
 def is_image(path: Path) -> bool:
-    """Whether the name ends as the images that we read do."""
+    """Whether the name has an ending of images that we read."""
     return path.is_file() and not path.name.startswith(".") and path.name.endswith(_SUFFIXES)
 
 

@@ -24,13 +24,13 @@ except ImportError:
     import zlib  # type: ignore[no-redef,unused-ignore]
 
 PIECE_BYTES = (1 << 17) - 1024
-"""In the processor's cache, and less than what malloc gets from the system each time."""
+"""Size of a piece: fits into the processor's cache, and below malloc's threshold for new memory."""
 
 _COMPRESSED_PIECE_BYTES = 1 << 12
 _BEST_COMPRESSION = 1032
-"""No byte of a deflate stream inflates to more bytes than this."""
+"""Largest compression ratio of a deflate stream."""
 _MEMBER = b"\x1f"
-"""How each member of a gzip file begins."""
+"""First byte of each member of a gzip file."""
 
 
 def read_header(path: Path) -> ImageHeader:
@@ -143,7 +143,7 @@ def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def _inflated(path: Path, stream: Iterator[bytes], length: int, *, before: int, is_file: bool) -> Iterator[bytes]:
-    """What a zlib stream or a gzip file inflates to, in pieces, checksums compared at the end.
+    """The inflated bytes of a zlib stream or a gzip file, in pieces; checksums are compared at the end.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def _inflated(path: Path, stream: Iterator[bytes], length: int, *, before: int, 
 
 
 def _members(path: Path, stream: Iterator[bytes], *, is_file: bool) -> Iterator[bytes]:
-    """What the one stream, or all members of a gzip file, inflate to, in pieces that are not empty.
+    """The inflated bytes of the one stream, or of all members of a gzip file, in non-empty pieces.
 
     As gzip and zlib have it, members may be empty (bgzip ends with one), and zeros may follow the last, as on tapes.
     """

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 from contract.errors import Ending, ending
 from contract.process.signals import WORDS, Terminated, exit_code, signals_as_exceptions
-from contract.process.terminal import clean_streams, forget_unwritten, require_told, say
+from contract.process.terminal import clean_streams, forget_unwritten, require_stdout_written, say
 from contract.text import one_line
 
 Options = TypeVar("Options")
@@ -43,14 +43,14 @@ class _UnreadError(BaseException):
 
 
 def run_command(parse: Callable[[], Options], work: Callable[[Options], object], *, log: Callable[[], None]) -> int:
-    """Run one command line and return its exit code (wrong usage of options exits at once, with 2).
+    """Run one command line and return its exit code (wrong usage exits at once, with 2).
 
     Parameters
     ----------
     parse
         Reads the command line.
     work
-        Does what it asks for.
+        Does the work.
     log
         Sets up the log.
     """
@@ -61,7 +61,7 @@ def run_command(parse: Callable[[], Options], work: Callable[[Options], object],
             options = parse()
             code, said = _told_to_a_reader(lambda: work(options))
             if code == 0:
-                code, said = _told_to_a_reader(require_told)
+                code, said = _told_to_a_reader(require_stdout_written)
             if said:
                 say(said)
             return code

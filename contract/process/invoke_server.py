@@ -37,32 +37,32 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 PORT = 4743
-"""Where the platform looks for the server."""
+"""Port at which the platform expects the server."""
 
 GRACE_S = 3.0
-"""How long a case that is under way may go on after SIGTERM; the platform kills after five seconds."""
+"""How long a running case may continue after SIGTERM; the platform kills after five seconds."""
 
 PATIENCE_S = 10.0
-"""How long a caller may take to send its question, and then to read the answer."""
+"""How long a caller may take to send its request, and then to read the response."""
 
 LONGEST_HEADER = 2**17
-"""Bytes of the first line and the headers together."""
+"""Limit of the request line and the headers together, in bytes."""
 
 LONGEST_BODY = 2**16
-"""Bytes; nothing in a body means anything here."""
+"""Limit of a request's body, in bytes; its content is ignored."""
 
 MOST_CALLERS = 128
-"""At once, in addition to the one whose case is being processed."""
+"""Limit of simultaneous callers, in addition to the one whose case is being processed."""
 
 LINGER_S = 1.0
-"""How long the rest of a question that was refused is taken and thrown away, so that its answer is read."""
+"""How long the rest of a refused request is read and discarded, so that the caller reads the response."""
 
 _LAST_PORT = 65535
 
 logger = logging.getLogger(__name__)
 
 Case = Callable[[], None]
-"""Works on one case; raises what ``contract.errors.ending`` understands."""
+"""Processes one case; raises what ``contract.errors.ending`` handles."""
 
 
 def serve(load: Callable[[], Case], *, host: str = "0.0.0.0", port: int = PORT) -> None:
@@ -76,9 +76,9 @@ def serve(load: Callable[[], Case], *, host: str = "0.0.0.0", port: int = PORT) 
     Parameters
     ----------
     load
-        Makes ready what all cases need, and returns what works on one; called once, while ``/health`` says 503.
+        Loads what all cases need, and returns what processes one; called once, while ``/health`` returns 503.
     host
-        Address to listen on; the platform's own test asks from another container.
+        Address to listen on; the platform's own test calls from another container.
     port
         0 takes a free one, which the log names.
     """
@@ -91,12 +91,12 @@ def serve(load: Callable[[], Case], *, host: str = "0.0.0.0", port: int = PORT) 
     answering = threading.Thread(target=server.serve_forever, daemon=True)
     try:
         with signals_as_exceptions():
-            answering.start()  # not before signals are heard: who got an answer may send one
+            answering.start()  # after the handlers are set: a caller may send a signal as soon as it has a response
             server.case = load()
             logger.info("ready for cases on port %d", server.server_port)
             threading.Event().wait()
     except (KeyboardInterrupt, Terminated):
-        server.case = None  # no other is begun
+        server.case = None  # no new case begins
         logger.info("asked to stop")
     finally:
         with deaf():
@@ -121,10 +121,10 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = MOST_CALLERS  # of http.server's 5, a sixth caller would wait for a second
 
     case: Case | None = None
-    """None until everything is loaded, and when it ends."""
+    """Processes a case; None until everything is loaded, and again at the end."""
 
     cause: str = ""
-    """Why the last case failed, in one line; nothing if it did not."""
+    """Cause of the last case's failure in one line; empty if it succeeded."""
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self.busy = threading.Lock()
@@ -177,7 +177,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Question(io.RawIOBase):
-    """What a caller sends: up to a time and up to a size."""
+    """A caller's stream, limited in time and size."""
 
     def __init__(self, connection: socket.socket) -> None:
         super().__init__()
@@ -232,7 +232,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._invoke(self.server.case)
 
     def _has_whole_body(self) -> bool:
-        """Take the body, which means nothing; False if the question was refused for it."""
+        """Read and ignore the body; False if the request was refused because of it."""
         lengths = self.headers.get_all("Content-Length", [])
         if "Transfer-Encoding" in self.headers:
             self._refuse(411, "expected a body with its Content-Length or none, found one with Transfer-Encoding")
@@ -266,7 +266,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(500, "the case failed; the last line of stderr says why")
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer without having read the question to its end."""
+        """Respond without having read the whole request."""
         self._answer(status, message)
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
@@ -285,5 +285,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """To our log, which is stdout; http.server would write to stderr, which the platform takes for trouble."""
+        """To our log, which is stdout; http.server would write to stderr, which the platform treats as an error."""
         logger.info("%s", format % arguments)

@@ -37,12 +37,12 @@ class Terminated(BaseException):
 
 
 def exit_code(number: int) -> int:
-    """What shells say of a process that a signal ended."""
+    """The exit code that shells report for a process ended by a signal."""
     return 128 + number
 
 
 def heed_signals() -> None:
-    """End the process at once at any of the signals: for the time in which it only imports, and that after its work."""
+    """End the process at once at any of the signals; for the time of imports, and after the work."""
     for number in _heard():
         signal.signal(number, _end)
 
@@ -53,7 +53,7 @@ def signals_as_exceptions() -> AbstractContextManager[None]:
 
 
 def deaf() -> AbstractContextManager[None]:
-    """Let no signal disturb the last seconds of what ends already."""
+    """Ignore all signals during the last steps of a process that is ending."""
     return _handled(WORDS, signal.SIG_IGN)
 
 
@@ -73,7 +73,7 @@ def _handled(numbers: Iterable[signal.Signals], handler: Handler) -> Iterator[No
 
 @contextmanager
 def children_that_end_with_us() -> Iterator[None]:
-    """Start processes in here that leave the last word to us; each calls :func:`leave_last_word_to_parent` first.
+    """Start processes that leave the last message to us; each calls :func:`leave_last_word_to_parent` first.
 
     Ctrl-C goes to a whole group of processes, and each would print its traceback.
     """
@@ -85,7 +85,7 @@ def children_that_end_with_us() -> Iterator[None]:
 
 
 def leave_last_word_to_parent() -> None:
-    """In a child: end at SIGTERM without a word, and never by Ctrl-C, at which the parent ends us."""
+    """In a child: end silently at SIGTERM, and ignore Ctrl-C, at which the parent ends the child."""
     others = WORDS.keys() - {signal.SIGINT}
     for number in others:
         signal.signal(number, signal.SIG_DFL)

@@ -3,8 +3,8 @@
 Every log, console and progress bar of the packages comes from here. Markup in data is data (``[old] runs`` is shown as
 it is), unprintable characters are shown as escapes, and so are those that the locale's encoding lacks.
 
-Where stdout cannot be written to, as on a full disk, that is the fault named: of a result at once, of the log when the
-command has ended. Where stderr cannot, the last line goes to stdout. Neither changes what else a command does.
+If stdout cannot be written to, as on a full disk, that is reported as the error: for a result at once, for the log when
+the command has ended. If stderr cannot, the last line goes to stdout. Neither changes what else a command does.
 """
 
 import codecs
@@ -25,7 +25,7 @@ from rich.text import Text
 from contract.text import one_line, printable, printable_lines
 
 WIDTH = 160
-"""Columns of what is shown where there is no terminal that has a width of its own."""
+"""Columns of output without a terminal."""
 
 
 class _Named:
@@ -61,21 +61,21 @@ class _Named:
 
 
 def clean_streams() -> None:
-    """Let stdout and stderr take every character; where one is closed, what is written to it goes nowhere."""
+    """Make stdout and stderr accept every character; output to a closed stream is discarded."""
     if not isinstance(sys.stdout, _Named):
         sys.stdout = cast(TextIO, _Named(_taking_all(sys.stdout), "standard output"))
     sys.stderr = _taking_all(sys.stderr)
 
 
-def require_told() -> None:
-    """Raise the ``OSError`` that kept a part of what stdout was told from arriving, the log included."""
+def require_stdout_written() -> None:
+    """Raise the ``OSError`` due to which a part of stdout, the log included, was not written."""
     sys.stdout.flush()
     if isinstance(sys.stdout, _Named) and sys.stdout.fault:
         raise sys.stdout.fault
 
 
 def say(line: str) -> None:
-    """Say a last line, on stderr, or on stdout where that cannot be written to; never fails."""
+    """Print a last line on stderr, or on stdout if stderr cannot be written to; never fails."""
     for stream in (sys.stderr, sys.stdout):
         with contextlib.suppress(OSError, ValueError):
             print(line, file=stream, flush=True)
@@ -83,7 +83,7 @@ def say(line: str) -> None:
 
 
 def forget_unwritten() -> None:
-    """Empty the streams' buffers, or let them go: Python would change the exit code for what it cannot write."""
+    """Flush the streams, or discard their buffers: Python would change the exit code for what it cannot write."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -119,9 +119,9 @@ def log_to_stdout(form: str, *, level: int = logging.INFO, ours: str | None = No
     form
         Format of a message.
     level
-        From which on the messages of everybody are shown.
+        Lowest level of messages that are shown.
     ours
-        Package whose own messages are shown from INFO on.
+        Package whose messages are shown from INFO on, whatever ``level`` is.
     """
     handler = _Log(sys.stdout)
     handler.setFormatter(CleanFormatter(form))
@@ -140,27 +140,27 @@ class _Log(logging.StreamHandler[TextIO]):
 
 
 class _CleanConsole(Console):
-    """Takes no text for markup, and shows what is not printable as an escape."""
+    """Never interprets text as markup, and shows unprintable characters as escapes."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Make a text, as rich does, of what is only that."""
+        """Make a text as rich does, without markup."""
         return super().render_str(printable(text), **{**options, "markup": False, "emoji": False, "highlight": False})
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Render, as rich does, what is printable."""
+        """Render as rich does, with escapes for unprintable characters."""
         if isinstance(renderable, Text) and not renderable.plain.isprintable():
             renderable = renderable.blank_copy(printable(renderable.plain))
         return super().render(renderable, options)
 
     def on_broken_pipe(self) -> None:
-        """Leave it to ``contract.process.command``; rich would end the process by itself."""
+        """Re-raise for ``contract.process.command``; rich would end the process."""
         raise  # noqa: PLE0704 - rich calls this while it handles the error
 
 
 def console() -> Console:
     """Make a console on stdout; without a terminal it is wide enough for a table."""
-    is_told = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return _CleanConsole(file=sys.stdout, highlight=False, markup=False, width=None if is_told else WIDTH)
+    has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return _CleanConsole(file=sys.stdout, highlight=False, markup=False, width=None if has_width else WIDTH)
 
 
 def progress_on(to: Console, *more: ProgressColumn, columns: Sequence[ProgressColumn] = (), **options: Any) -> Progress:

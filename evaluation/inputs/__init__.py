@@ -1,1 +1,1 @@
-"""What is scored against what: truth, predictions, and the files that name cases."""
+"""Truth and predictions, and which of their files belong to which case."""

@@ -7,7 +7,7 @@ and Linux write ``ü`` differently.
 """
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from contract.errors import OncoduetError
@@ -15,6 +15,7 @@ from contract.files.case_folders import LOOKS_LIKE_IMAGE, case_name, case_of, vi
 from contract.files.reading import read_json
 from contract.images.volume import image_stem, is_image
 from contract.names import require_case_id
+from contract.text import first_few
 
 _RECORDS = {"predictions.json", "source.json", "batch.json", "failures.json", "settings.json", "archive.json"}
 
@@ -22,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 def images_by_case(folder: Path, ending: str, *, neighbour: str) -> dict[str, Path]:
-    """Images of a folder by case id; where some names end in ``ending``, those, and without it.
+    """Images of a folder by case id; where some names end in ``ending``, only those, with the ending removed.
 
     Parameters
     ----------
@@ -39,11 +40,11 @@ def images_by_case(folder: Path, ending: str, *, neighbour: str) -> dict[str, Pa
     images = [(case_name(image_stem(path)), path) for path in entries if is_image(path)]
     unread = [path.name for path in entries if LOOKS_LIKE_IMAGE.search(path.name) and not is_image(path)]
     if unread:
-        raise OncoduetError(folder, expected="images as CASE.nii.gz or CASE.mha", found=f"also {listed(unread)}")
+        raise OncoduetError(folder, f"unsupported image format: {first_few(unread, 1)} (use .mha or .nii.gz)")
     if any(stem.endswith(ending) for stem, _ in images):
         others = [path.name for stem, path in images if not stem.endswith((ending, neighbour))]
         if others:
-            raise OncoduetError(folder, expected=f"all names to end in {ending}", found=f"also {listed(others)}")
+            raise OncoduetError(folder, expected=f"all names to end in {ending}", found=first_few(others, 1))
         images = [(stem.removesuffix(ending), path) for stem, path in images if stem.endswith(ending)]
     found: dict[str, Path] = {}
     for case_id, path in images:
@@ -56,7 +57,7 @@ def images_by_case(folder: Path, ending: str, *, neighbour: str) -> dict[str, Pa
 
 
 def likelihoods_by_case(folder: Path, maps: Mapping[str, Path]) -> dict[str, Path]:
-    """``CASE.json`` of all cases or of none.
+    """Likelihood files ``CASE.json`` of all cases or of none.
 
     Raises
     ------
@@ -75,21 +76,21 @@ def likelihoods_by_case(folder: Path, maps: Mapping[str, Path]) -> dict[str, Pat
             strays.append(path)
     lost = [path.name for path in strays if case_of(case_name(path.stem), maps) or _is_number(path)]
     if lost:
-        raise OncoduetError(folder, expected="likelihoods as CASE.json with their maps", found=f"also {listed(lost)}")
+        raise OncoduetError(folder, f"likelihoods without a detection map: {first_few(lost, 1)}")
     lacking = [case_id for case_id in maps if case_id not in found]
     if found and lacking:
         raise OncoduetError(
             folder,
             expected=f"a likelihood CASE.json of all {len(maps)} cases or of none",
-            found=f"{listed([path.name for path in found.values()])}, and none of {listed(lacking)}",
+            found=f"{len(found)}, none for {first_few(lacking, 1)}",
         )
     if strays:
-        _log.warning("%s: not read: %s", folder, listed([path.name for path in strays]))
+        _log.warning("%s: not read: %s", folder, first_few([path.name for path in strays], 1))
     return found
 
 
 def folders_of_patients(archive: Path, case_ids: Collection[str]) -> dict[str, str]:
-    """The patient of each case that has images in a patient's folder of an archive, whose name they begin with."""
+    """The patient of each case whose images are in a patient's folder of an archive and begin with its name."""
     found = {}
     for folder in visible(archive):
         if not folder.is_dir() or folder.name == "labels":
@@ -99,12 +100,6 @@ def folders_of_patients(archive: Path, case_ids: Collection[str]) -> dict[str, s
             if case_id is not None and is_image(path) and case_name(path.name).startswith(f"{case_name(folder.name)}_"):
                 found[case_id] = case_name(folder.name)
     return found
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first name, and the number of others."""
-    first, *others = names
-    return f"{first} and {len(others)} more" if others else first
 
 
 def _is_number(path: Path) -> bool:

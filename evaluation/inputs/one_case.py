@@ -8,7 +8,14 @@ import numpy as np
 from evaluation.inputs.predictions import PredictionSet
 from evaluation.inputs.truth import TruthFolder
 from evaluation.masks.components import connect
-from evaluation.matching.cases import Case, LesionTruth, MatchingRule, Prediction, read_case, read_case_as_picai_eval
+from evaluation.matching.cases import (
+    Case,
+    LesionTruth,
+    MatchingRule,
+    PredictionFiles,
+    read_case,
+    read_case_as_picai_eval,
+)
 
 
 def read_one(
@@ -22,7 +29,9 @@ def read_one(
     return _case(run.predictions.get(case_id), known, read_case_as_picai_eval if picai_only else strictly), known
 
 
-def _case(prediction: Prediction | None, truth: LesionTruth, read: Callable[[Prediction, LesionTruth], Case]) -> Case:
+def _case(
+    prediction: PredictionFiles | None, truth: LesionTruth, read: Callable[[PredictionFiles, LesionTruth], Case]
+) -> Case:
     if prediction is not None:
         return read(prediction, truth)
     return _case_of_likelihood(0.0, truth)

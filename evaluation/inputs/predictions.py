@@ -27,9 +27,10 @@ from contract.outputs import require_as_written, require_unedited
 from contract.records import Source, StudyRecord, read_record
 from contract.sockets import Job, read_jobs, single_image
 from contract.tables import read_table
-from evaluation.inputs.case_files import images_by_case, likelihoods_by_case, listed
+from contract.text import first_few
+from evaluation.inputs.case_files import images_by_case, likelihoods_by_case
 from evaluation.inputs.truth import OnMissing, TruthFolder
-from evaluation.matching.cases import MatchingRule, Prediction
+from evaluation.matching.cases import MatchingRule, PredictionFiles
 
 LISTING = "predictions.json"
 SOURCE = "source.json"
@@ -44,14 +45,14 @@ class PredictionSet:
 
     folder: Path
     name: str
-    """Of the sub-folder among several runs; empty for a folder that is one run itself."""
-    predictions: Mapping[str, Prediction]
-    """By case id; a case of the truth that is not here is missing."""
+    """Name of the sub-folder among several runs; empty for a folder that is one run itself."""
+    predictions: Mapping[str, PredictionFiles]
+    """Files by case id; other cases of the truth are missing."""
     source: Source | None
     card: Card | None
     """The card that scores it; None: every non-zero label is lesion."""
     likelihoods: Mapping[str, float] | None = None
-    """By case id, of a model without detection maps; None: see ``predictions``."""
+    """Likelihoods by case id, of a model without detection maps; None: see ``predictions``."""
     claimed: Card | None = None
     """The card that the predictions bring or name: it describes their input images, and does not score."""
 
@@ -75,7 +76,7 @@ class PredictionSet:
 def find_prediction_sets(
     folder: Path, truth: TruthFolder, *, card: Card | None, on_missing: OnMissing
 ) -> list[PredictionSet]:
-    """Find the runs in a folder and line their predictions up with the truth.
+    """Find the runs in a folder and match their predictions with the truth's cases.
 
     The card that scores is ``card`` or else the truth folder's; without either every non-zero label is lesion.
 
@@ -98,9 +99,7 @@ def find_prediction_sets(
             _require_one_run(folder, entries)
         return [_run(folder, "", truth, card=card, on_missing=on_missing)]
     if plain:
-        raise OncoduetError(
-            folder, expected="detection maps or folders of them", found=f"both, such as the folder {inner[0].name}"
-        )
+        raise OncoduetError(folder, f"both detection maps and folders of detection maps, such as {inner[0].name}")
     others = [path.name for path in entries if path.is_dir() and path not in inner]
     if others:
         _log.warning("%s: not scored, without %s or %s: %s", folder, LISTING, SOURCE, ", ".join(others))
@@ -108,7 +107,7 @@ def find_prediction_sets(
 
 
 def _require_one_run(folder: Path, entries: Sequence[Path]) -> None:
-    """Refuse a folder of several runs' plain maps: nothing in it says which runs they are."""
+    """Refuse a folder with the plain maps of several runs, which it does not name."""
     runs = [path.name for path in entries if path.is_dir() and any(map(is_image, path.iterdir()))]
     if runs:
         raise OncoduetError(
@@ -118,7 +117,7 @@ def _require_one_run(folder: Path, entries: Sequence[Path]) -> None:
         )
 
 
-def predictions_of_jobs(folder: Path, card: Card, case_ids: Collection[str]) -> dict[str, Prediction]:
+def predictions_of_jobs(folder: Path, card: Card, case_ids: Collection[str]) -> dict[str, PredictionFiles]:
     """Read ``predictions.json`` and find what each job that succeeded has written, by case id.
 
     Raises
@@ -128,7 +127,7 @@ def predictions_of_jobs(folder: Path, card: Card, case_ids: Collection[str]) -> 
         maps does not hold exactly one; two jobs are about the same case.
     """
     listing = folder / LISTING
-    found: dict[str, tuple[str, Prediction]] = {}
+    found: dict[str, tuple[str, PredictionFiles]] = {}
     for job in sorted(read_jobs(listing), key=lambda job: job.pk):
         if not job.succeeded:
             continue
@@ -137,7 +136,7 @@ def predictions_of_jobs(folder: Path, card: Card, case_ids: Collection[str]) -> 
             raise OncoduetError(listing, expected=f"one job for {case_id}", found=f"{found[case_id][0]} and {job.pk}")
         maps = job.output(card.detection_map.slug, folder)
         likelihood = job.output(card.likelihood.slug, folder)
-        found[case_id] = job.pk, Prediction(single_image(maps, card.detection_map), likelihood)
+        found[case_id] = job.pk, PredictionFiles(single_image(maps, card.detection_map), likelihood)
     return {case_id: prediction for case_id, (_, prediction) in sorted(found.items())}
 
 
@@ -167,12 +166,12 @@ def case_of_job(job: Job, card: Card, case_ids: Collection[str], listing: Path) 
 
 
 def card_of_outputs(listing: Path) -> Card:
-    """The card of ours whose outputs the jobs have, for a truth folder that names none.
+    """The project's card whose outputs the jobs have, for a truth folder that names none.
 
     Raises
     ------
     OncoduetError
-        None fits, or several do that would score differently.
+        No card fits, or several fit that would score differently.
     """
     slugs = {entry.slug for job in read_jobs(listing) for entry in job.outputs}
     cards = [load_card(name) for name in card_names()]
@@ -201,7 +200,7 @@ def _run(folder: Path, name: str, truth: TruthFolder, *, card: Card | None, on_m
         predictions = _plain_predictions(folder, truth)
     check_complete(folder, predictions, truth, on_missing)
     _require_unedited(folder, predictions, source)
-    say_alike_cases(folder, predictions)
+    warn_of_alike_images(folder, predictions)
     if card is None and own is not None:
         _require_no_other_rule(folder, own, truth)
     return PredictionSet(folder, name, predictions, source, card, claimed=own)
@@ -225,7 +224,7 @@ def _table(path: Path, truth: TruthFolder, *, card: Card | None, on_missing: OnM
 
 
 def check_complete(
-    folder: Path, predictions: Mapping[str, Prediction], truth: TruthFolder, on_missing: OnMissing
+    folder: Path, predictions: Mapping[str, PredictionFiles], truth: TruthFolder, on_missing: OnMissing
 ) -> None:
     """Raise ``OncoduetError`` unless cases and predictions are the same ids, or fewer predictions are allowed."""
     _require_same_cases(folder, predictions, truth, on_missing)
@@ -233,7 +232,7 @@ def check_complete(
     for case_id, prediction in predictions.items():
         for path in (prediction.detection_map, prediction.likelihood):
             if path is not None and not path.resolve().is_relative_to(inside):
-                raise OncoduetError(path, f"a link out of {folder}")
+                raise OncoduetError(path, f"links to a file outside {folder}")
         if prediction.detection_map.samefile(truth.label_maps[case_id]):
             raise OncoduetError(prediction.detection_map, "this is the truth, not a prediction")
 
@@ -244,19 +243,18 @@ def _require_same_cases(
     missing = [case_id for case_id in truth.label_maps if case_id not in predictions]
     surplus = [case_id for case_id in predictions if case_id not in truth.label_maps]
     if surplus:
-        raise OncoduetError(folder, expected=f"predictions of cases in {truth.folder}", found=f"also {listed(surplus)}")
+        raise OncoduetError(folder, f"predictions of cases that are not in {truth.folder}: {first_few(surplus, 1)}")
     if missing and on_missing == "error":
         raise OncoduetError(
             folder,
-            expected=f"predictions of all {len(truth.label_maps)} cases in {truth.folder}",
-            found=f"none of {listed(missing)}",
+            f"no prediction for {first_few(missing, 1)} of {len(truth.label_maps)} cases in {truth.folder}",
         )
 
 
-def _require_unedited(folder: Path, predictions: Mapping[str, Prediction], source: Source | None) -> None:
-    """Raise ``OncoduetError`` if predictions of ours are not as they were written, or not all of one batch.
+def _require_unedited(folder: Path, predictions: Mapping[str, PredictionFiles], source: Source | None) -> None:
+    """Raise ``OncoduetError`` if this program's predictions were edited, or are not all of one batch.
 
-    ``study.json`` beside a job's outputs, or the folder's list of files, says so; other predictions have neither.
+    ``study.json`` next to a job's outputs, or the folder's list of files, says so; other predictions have neither.
     """
     read = {
         case_id: [path.relative_to(folder).as_posix() for path in (each.detection_map, each.likelihood) if path]
@@ -280,11 +278,11 @@ def _require_unedited(folder: Path, predictions: Mapping[str, Prediction], sourc
         require_as_written(job, {name: (sha256,) for name, sha256 in record.outputs.items()})
         unknown = [name for name in names if name.removeprefix(f"{job.name}/") not in record.outputs]
         if record.outputs and unknown:
-            raise OncoduetError(folder / unknown[0], expected=f"the outputs that {STUDY} lists", found="another file")
+            raise OncoduetError(folder / unknown[0], f"not among the outputs that {STUDY} lists")
 
 
-def say_alike_cases(folder: Path, predictions: Mapping[str, Prediction]) -> None:
-    """Warn of cases that our records know as the same image."""
+def warn_of_alike_images(folder: Path, predictions: Mapping[str, PredictionFiles]) -> None:
+    """Warn of cases that are the same image by their records."""
     contents = {}
     for case_id, each in predictions.items():
         path = folder / each.detection_map.relative_to(folder).parts[0] / STUDY
@@ -294,17 +292,17 @@ def say_alike_cases(folder: Path, predictions: Mapping[str, Prediction]) -> None
     say_alike(folder, contents, "cases {} and {} are the same image")
 
 
-def _plain_predictions(folder: Path, truth: TruthFolder) -> dict[str, Prediction]:
+def _plain_predictions(folder: Path, truth: TruthFolder) -> dict[str, PredictionFiles]:
     maps = images_by_case(folder, "_detection_map", neighbour="_label")
     require_none_below(folder, maps, asked=truth.label_maps)
     if not maps:
         raise OncoduetError(folder, f"no predictions ({LISTING}, or CASE.mha or CASE.nii.gz)")
     likelihoods = likelihoods_by_case(folder, maps)
-    return {case_id: Prediction(path, likelihoods.get(case_id)) for case_id, path in maps.items()}
+    return {case_id: PredictionFiles(path, likelihoods.get(case_id)) for case_id, path in maps.items()}
 
 
 def claimed_card(folder: Path, source: Source | None) -> Card | None:
-    """The card that predictions bring, or the one of ours that they name."""
+    """The card that predictions bring, or the project's card that they name."""
     path = folder / "card.toml"
     if path.is_file():
         return load_card(path)
@@ -315,6 +313,6 @@ def _require_no_other_rule(folder: Path, claimed: Card, truth: TruthFolder) -> N
     if not MatchingRule.of(claimed).reads_alike(MatchingRule(), truth.label_values()):
         raise OncoduetError(
             folder,
-            f"their card {claimed.name} would score these label maps differently than no card, and predictions do not "
-            "choose the rule; give --card, or a card.toml in the truth folder",
+            f"scored by the predictions' card {claimed.name} the result would differ, and predictions do not choose "
+            "the rule; give --card, or a card.toml in the truth folder",
         )

@@ -1,4 +1,4 @@
-"""The truth folder: a label map per case, and optionally the card and the settings that score them.
+"""The truth folder: a label map per case, and optionally the card and the settings of the scoring.
 
 Label maps are ``CASE.nii.gz`` or ``CASE.mha``, directly in the folder or in ``labels/`` (an archive). Where names end
 in ``_label`` (picai-eval's convention), that is no part of the case id. The ids found here are the full list: a case
@@ -6,7 +6,7 @@ without a prediction is missing, a prediction without a case is a mistake, and e
 names has a label map. Their contents are kept in an index (:mod:`evaluation.inputs.truth_index`), built on first use.
 
 Only the truth, or the caller, decides which card scores: ``card.toml``, the card that ``settings.json`` names, or the
-one of ours that an archive's ``archive.json`` was made for.
+project's card that an archive's ``archive.json`` was made for.
 """
 
 import logging
@@ -26,13 +26,14 @@ from contract.files.case_folders import case_name, require_none_below
 from contract.files.reading import read_json, sha256_file, sha256_json
 from contract.images.volume import is_image
 from contract.schema import Frozen, parse
-from evaluation.inputs.case_files import folders_of_patients, images_by_case, listed
+from contract.text import first_few
+from evaluation.inputs.case_files import folders_of_patients, images_by_case
 from evaluation.inputs.truth_index import INDEX, TruthIndex, open_index, write_index
 from evaluation.masks.sparse_image import read_label_map
 from evaluation.matching.cases import LesionTruth, MatchingRule, truth_of
 
 BASELINES = "baselines"
-"""Folder of frozen baselines in the truth folder (:mod:`evaluation.frozen_baselines`)."""
+"""Folder of frozen baselines in the truth folder (:mod:`evaluation.index`)."""
 
 MARKSHEET = "marksheet.csv"
 
@@ -49,13 +50,13 @@ class Settings(Frozen):
     per_case: bool = False
     """Whether the platform's run writes per-case rows, which reveal the truth."""
     on_missing: OnMissing = "error"
-    """What the platform's run does about a case without a prediction."""
+    """How the platform's run treats a case without a prediction."""
     exact: bool = False
     """Whether the platform's run shows exact figures, picai's too; hidden labels can be inferred from them."""
     patients: PatientRule | None = None
     """Patient of each case, where the ids are ambiguous and there is no ``patients.csv``."""
     few_patients: bool = False
-    """Whether baselines are compared over fewer patients than are otherwise required."""
+    """Whether baselines are compared over fewer patients than otherwise required."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +65,17 @@ class TruthFolder:
 
     folder: Path
     label_maps: Mapping[str, Path]
-    """By case id, in the order of the ids."""
+    """Label maps by case id, in the order of the ids."""
     card: Card | None
     settings: Settings
     named_patients: Mapping[str, str]
-    """By case id, as ``patients.csv`` says it."""
+    """Patients by case id, from ``patients.csv``."""
     known_patients: Mapping[str, str]
-    """By case id, as far as the marksheet or the folders of an archive say it."""
+    """Patients by case id, from the marksheet or the folders of an archive."""
     marksheet: Path | None = None
 
     def case(self, case_id: str, rule: MatchingRule) -> LesionTruth:
-        """One case's truth, from the index; nothing of it is kept."""
+        """One case's truth, from the index; it is not kept in memory."""
         path = self.label_maps[case_id]
         return truth_of(path, self._index.read(self._sha256[case_id]) or read_label_map(path), rule)
 
@@ -155,7 +156,7 @@ def find_truth(folder: Path) -> TruthFolder:
     inner = folder / "labels"
     places = [place for place in (folder, inner) if place.is_dir() and any(is_image(path) for path in place.iterdir())]
     if len(places) > 1:
-        raise OncoduetError(folder, expected="label maps directly in it or in labels/", found="both")
+        raise OncoduetError(folder, "label maps both in the folder and in labels/")
     if not places:
         raise OncoduetError(folder, "no label maps (CASE.nii.gz or CASE.mha)")
     files = {
@@ -191,7 +192,9 @@ def _card(own: Path | None, settings: Settings, archive: Path | None) -> Card | 
     name = str(record["card"])
     card = load_card(name)
     if record.get("card_sha256", card.sha256) != card.sha256:
-        _log.warning("%s: made for another version of the card %s, which therefore does not score", archive, name)
+        _log.warning(
+            "%s: made with another version of the card %s, which is therefore not used for scoring", archive, name
+        )
         return None
     return card
 
@@ -202,9 +205,7 @@ def _patients_of_marksheet(path: Path | None, label_maps: Mapping[str, Path]) ->
     _, rows = read_marksheet(path, ())
     unlabelled = [case_id for case_id in rows if case_id not in label_maps]
     if unlabelled:
-        raise OncoduetError(
-            path, expected=f"a label map of each of its {len(rows)} cases", found=f"none of {listed(unlabelled)}"
-        )
+        raise OncoduetError(path, f"no label map for {first_few(unlabelled, 1)} of its {len(rows)} cases")
     return {case_id: row["patient_id"] for case_id, row in rows.items()}
 
 

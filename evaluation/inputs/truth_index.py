@@ -1,12 +1,11 @@
-"""The index of a truth: what its label maps hold, so that they need not be inflated for every scoring.
+"""The index of a truth: the contents of its label maps, so that they need not be decompressed for every scoring.
 
 ``truth-index.zip`` is in the folder of the label maps. It has one entry per label map, named by the SHA-256 of that
 file's bytes: the grid, and the voxels that are not zero as runs of one value. An entry is therefore never out of date;
-a label map without one is read and its entry added. Whatever is wrong with an index costs its use, and never the
-answer: it is used only when one label map, read again, equals its entry, and an entry that is damaged or impossible is
-passed over.
+a label map without one is read and its entry added. A faulty index is not used and never changes the result: it is
+used only when one label map, read again, equals its entry, and damaged or impossible entries are ignored.
 
-Where the folder cannot be written to, the index lives as long as the process, in memory and then in a temporary file.
+Where the folder cannot be written to, the index is kept in memory, and if large in a temporary file, by the process.
 """
 
 import hashlib
@@ -48,9 +47,9 @@ class TruthIndex:
     def __init__(self, file: Path | IO[bytes]) -> None:
         self._archive = zipfile.ZipFile(file)
         self.known = frozenset(self._archive.namelist())
-        """The hashes that have an entry."""
+        """Hashes that have an entry."""
         self.format = self._archive.comment
-        """What wrote it."""
+        """Name and version of the format."""
 
     def read(self, sha256: str) -> LabelMap | None:
         """The label map of that hash; None where there is no entry, or one that is damaged or impossible."""
@@ -58,7 +57,7 @@ class TruthIndex:
         return None if entry is None else _decoded(entry)
 
     def content(self, sha256: str) -> str | None:
-        """What two label maps share that differ in their files' bytes alone; None where a map is empty or unknown."""
+        """Hash of a label map's contents, however its file is compressed; None where the map is empty or unknown."""
         entry = self.entry(sha256)
         return None if entry is None or len(entry) <= _GRID.size else hashlib.sha256(entry).hexdigest()
 
@@ -73,7 +72,7 @@ class TruthIndex:
 
 
 def open_index(folder: Path, label_maps: Mapping[str, Path]) -> TruthIndex:
-    """Open the index of a folder for these label maps; made or completed first where that is needed.
+    """Open the index of a folder for these label maps; it is first made or completed where needed.
 
     Parameters
     ----------
@@ -103,7 +102,7 @@ def write_index(folder: Path, label_maps: Mapping[str, Path], *, known: TruthInd
     Raises
     ------
     OncoduetError
-        A label map cannot be read, the folder cannot be written to, or what has the index's name is none.
+        A label map cannot be read, the folder cannot be written to, or a file with the index's name is not an index.
     """
     require_folder(folder)
     if not _is_index_or_nothing(folder / INDEX):
@@ -126,7 +125,7 @@ def _write(target: Path | IO[bytes], label_maps: Mapping[str, Path], known: Trut
 
 
 def _trusted(path: Path, label_maps: Mapping[str, Path]) -> TruthIndex | None:
-    """The index there, unless it is unreadable, of another truth, or says of a label map what that does not hold."""
+    """The existing index, unless it is unreadable, of another truth, or contradicts a label map."""
     if not path.is_file():
         return None
     try:
@@ -146,7 +145,7 @@ def _trusted(path: Path, label_maps: Mapping[str, Path]) -> TruthIndex | None:
 
 
 def _is_index_or_nothing(path: Path) -> bool:
-    """Whether a new index would take the place of nothing but an index, however cut, or an empty file."""
+    """Whether a new index would replace at most another index, even a truncated one, or an empty file."""
     if not os.path.lexists(path):
         return True
     if path.is_symlink() or not path.is_file():
@@ -175,7 +174,7 @@ def encoded(label_map: LabelMap) -> bytes:
 
 
 def _decoded(entry: bytes) -> LabelMap | None:
-    """What an entry says, or None where that is impossible."""
+    """The label map of an entry, or None where the entry is impossible."""
     if len(entry) < _GRID.size or (len(entry) - _GRID.size) % _RUN.itemsize:
         return None
     x, y, z, *geometry = _GRID.unpack_from(entry)

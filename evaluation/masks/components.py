@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 Int64Array = npt.NDArray[np.int64]
 
-MOST_RUNS = 1 << 19
-"""Of voxels along x, in one image; the largest organs in PANORAMA's label maps have 12,000."""
+MOST_VOXEL_RUNS = 1 << 19
+"""Runs of voxels along x in one image; the largest organs in PANORAMA's label maps have 12,000."""
 MOST_COMPONENTS = 1 << 11
-"""In one image; PI-CAI's and PANORAMA's label maps have at most 7, detection maps hardly more."""
+"""Components in one image; PI-CAI's and PANORAMA's label maps have at most 7, detection maps hardly more."""
 
 
 class ScatteredError(ValueError):
@@ -31,7 +31,7 @@ class Components:
     owners: Int64Array
     """Number of the component that each of ``voxels`` belongs to."""
     sizes: Int64Array
-    """Voxels of each component."""
+    """Number of voxels of each component."""
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -42,14 +42,14 @@ def connect(voxels: Int64Array, shape_zyx: tuple[int, int, int]) -> Components:
 
     Voxels are joined to runs along x first. Two runs belong together when their rows touch (y or z differ by at most
     one) and some of their voxels do. Rows are laid out with a gap after each, and slices with an empty row after each,
-    so that one comparison of positions answers that without ever leaving the image.
+    so that comparing positions suffices and never leaves the image.
 
     Parameters
     ----------
     voxels
         Raster (C order) indices, ascending, each once.
     shape_zyx
-        Of the image.
+        Shape of the image.
 
     Raises
     ------
@@ -63,8 +63,8 @@ def connect(voxels: Int64Array, shape_zyx: tuple[int, int, int]) -> Components:
     row, column = np.divmod(voxels, width)
     place = (row + row // height) * (width + 2) + column
     begins = np.flatnonzero(np.diff(place, prepend=-2) != 1)
-    if begins.size > MOST_RUNS:
-        raise ScatteredError(f"expected at most {MOST_RUNS} runs of voxels along x, found {begins.size}")
+    if begins.size > MOST_VOXEL_RUNS:
+        raise ScatteredError(f"expected at most {MOST_VOXEL_RUNS} runs of voxels along x, found {begins.size}")
     lengths = np.diff(begins, append=place.size)
     first = place[begins]
     last = first + lengths - 1
@@ -103,7 +103,7 @@ def _number(runs: int, one: Int64Array, other: Int64Array) -> Int64Array:
 
 
 def without_narrow_links(components: Components, narrowest: int) -> tuple[Components, Int64Array]:
-    """Cut components where they hang together only by what is narrower than ``narrowest`` voxels in the slice (y, x).
+    """Cut components at links narrower than ``narrowest`` voxels in the slice (y, x).
 
     A component is opened by a square of that side, two slices thick, then one slice thick, and by ever smaller squares,
     down to 2, in the same way. Where two or more parts remain, they take its place, and what the square does not fit
@@ -122,7 +122,7 @@ def without_narrow_links(components: Components, narrowest: int) -> tuple[Compon
 
 
 def without_threads(components: Components, narrowest: int) -> Components:
-    """Take from components of lines, combs and nets the voxels that are in no square (y, x) of ``narrowest``.
+    """Remove from components of lines, combs and nets the voxels that are in no square (y, x) of side ``narrowest``.
 
     They are components of at least 8 such squares' voxels of which less than three quarters are in such squares.
     Numbers and sizes stay: threads count against an overlap, and reach no lesion.
@@ -142,7 +142,7 @@ def without_threads(components: Components, narrowest: int) -> Components:
 
 
 def _cut(components: Components, side: int, slices: int) -> tuple[Components, Int64Array]:
-    """Components that an opening parts, parted; and where each comes from."""
+    """Split components that an opening divides; also the origin of each part."""
     large = components.sizes >= 2 * slices * side**2  # smaller ones hold no two such boxes
     if not large.any():
         return components, np.arange(len(components))

@@ -32,7 +32,7 @@ def sizes_of(components: Components, grid: Grid) -> tuple[Size, ...]:
 
 
 def _diameter(voxels: Int64Array, grid: Grid) -> float:
-    """Of a component's voxels, by raster index, ascending: only the two ends of each row along x can be extreme."""
+    """Largest diameter of voxels, by ascending raster index: only the two ends of each row along x can be extreme."""
     row = voxels // grid.size_xyz[0]
     ends = np.flatnonzero((np.diff(row, prepend=-1) != 0) | (np.diff(row, append=-1) != 0))
     spacing = np.array(grid.spacing_mm_zyx)

@@ -5,7 +5,7 @@ piece by piece; a piece of zeros is recognised by one comparison of memory and d
 the time, and memory does not depend on the size in the header.
 
 Headers and voxels come from ``contract.images.whole_image``, which every other reader uses too. A NIfTI whose voxels
-are scaled by its header is read as a volume, for what it stores as zeros may be no zeros.
+are scaled by its header is read as a volume, since a stored zero may stand for another value.
 """
 
 import logging
@@ -32,9 +32,9 @@ _log = logging.getLogger(__name__)
 _WORD_BYTES = 8
 _ZEROS = bytes(PIECE_BYTES)
 _MOST_FOREGROUND = 1 << 23
-"""Voxels that are not zero; label maps of whole organs in PI-CAI and PANORAMA have less than 2^20."""
+"""Non-zero voxels of an image; label maps of whole organs in PI-CAI and PANORAMA have less than 2^20."""
 _MOST_SCALED_VOXELS = 1 << 26
-"""Of an image that is read as a volume."""
+"""Voxels of an image that is read as a volume."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Foreground:
 
     shape_zyx: tuple[int, int, int]
     voxels: Int64Array
-    """Their raster (C order) index, ascending."""
+    """Raster (C order) index of each, ascending."""
     values: Values
-    """Their values, in the same order; none is zero."""
+    """Values in the same order; none is zero."""
 
     @property
     def has_background(self) -> bool:
@@ -89,7 +89,7 @@ class LabelMap:
 
     grid: Grid
     labels: Foreground
-    """Values are int32."""
+    """Labels as int32."""
 
 
 def open_image(path: Path) -> ImageFile:
@@ -176,7 +176,7 @@ def _nonzero(path: Path, pieces: Iterator[bytes], voxel_type: np.dtype[Any]) -> 
         kept = values != 0
         count += near.size
         if count > _MOST_FOREGROUND:
-            raise OncoduetError(path, expected=f"at most {_MOST_FOREGROUND} voxels that are not zero", found="more")
+            raise OncoduetError(path, f"more than {_MOST_FOREGROUND} voxels are not zero")
         yield near[kept] + words * voxels_per_word, values[kept]
         words += filled
 

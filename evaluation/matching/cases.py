@@ -26,7 +26,7 @@ from evaluation.masks.sparse_image import Foreground, LabelMap, open_image, read
 
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
-Kind = Literal["tp", "fp", "fn", "ignored"]
+FindingKind = Literal["tp", "fp", "fn", "ignored"]
 
 _log = logging.getLogger(__name__)
 
@@ -36,17 +36,17 @@ class MatchingRule:
     """Which label values are lesions, and when a candidate hits one."""
 
     lesion_values: tuple[int, ...] | None = None
-    """Absent: every value but 0."""
+    """Label values that are lesions; absent: every value but 0."""
     label_values: tuple[int, ...] | None = None
-    """All that a label map may hold; absent: any."""
+    """Values that a label map may hold; absent: any."""
     overlap: Literal["iou", "dice"] = "iou"
     minimum_overlap: float = 0.1
     most_candidates: int = 2_000
-    """Of one case; strict refuses more."""
+    """Most candidates of one case; strict refuses more."""
     narrowest_link: int = 3
-    """In voxels; strict cuts candidates at narrower links."""
+    """Narrowest link in voxels; strict cuts candidates at narrower ones."""
     organ_values: tuple[int, ...] = field(default=(), compare=False)
-    """Values that mean the organ around the lesions; a doubtful truth is told by them, and no score depends on them."""
+    """Values of the organ around the lesions, by which a doubtful truth is recognised; no score depends on them."""
 
     @staticmethod
     def of(card: Card | None) -> "MatchingRule":
@@ -65,7 +65,7 @@ class MatchingRule:
 
     @property
     def sha256(self) -> str:
-        """Hash of the rule, for scores to name what they were made by."""
+        """Hash of the rule, recorded with the scores."""
         return sha256_json({name: value for name, value in asdict(self).items() if name != "organ_values"})
 
     def reads_alike(self, other: "MatchingRule", label_values: Collection[int]) -> bool:
@@ -79,7 +79,7 @@ class MatchingRule:
 
 @dataclass(frozen=True)
 class LesionTruth:
-    """What is known about one study."""
+    """Truth of one study."""
 
     path: Path
     grid: Grid
@@ -87,12 +87,12 @@ class LesionTruth:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PredictionFiles:
     """The files of one study's prediction."""
 
     detection_map: Path
     likelihood: Path | None
-    """JSON file with the case likelihood; absent: the detection map's maximum counts."""
+    """JSON file with the case likelihood; absent: the maximum of the detection map counts."""
 
 
 @dataclass(frozen=True)
@@ -102,23 +102,23 @@ class Case:
     lesions: Components
     candidates: Components
     confidences: Float64Array
-    """Of each candidate: its largest voxel."""
+    """Confidence of each candidate: its largest voxel."""
     map_maximum: np.float32
     likelihood: float
-    """What strict ranks the case by."""
+    """Value by which strict ranks the case."""
 
 
 @dataclass(frozen=True)
 class Finding:
     """One lesion or candidate after matching."""
 
-    kind: Kind
+    kind: FindingKind
     """``tp``: a lesion and its candidate; ``fn``: a missed lesion; ``fp``: a candidate on no lesion; ``ignored``: a
     candidate on a lesion that another candidate has."""
     confidence: float
-    """0 for a missed lesion."""
+    """Confidence of the candidate; 0 for a missed lesion."""
     overlap: float
-    """``tp``: with each other; else (strict) the largest with anything, (picai) 0."""
+    """Overlap, for ``tp`` of the two with each other; else (strict) the largest with anything, (picai) 0."""
     lesion: int | None = None
     """Number of the lesion, for ``tp`` and ``fn``."""
     candidate: int | None = None
@@ -135,13 +135,13 @@ class ScoredCase:
     findings: tuple[Finding, ...]
     missing: bool = False
     sizes: tuple[Size, ...] = ()
-    """Of its lesions, by their number; nothing where they are not asked for."""
+    """Sizes of its lesions, by their number; empty unless asked for."""
 
 
 def truth_of(path: Path, label_map: LabelMap, rule: MatchingRule) -> LesionTruth:
     """Find the lesions of a label map: 26-connected components of the card's lesion values.
 
-    A map with lesions that are hardly ever so large is warned of.
+    Lesions of an implausible size are warned of.
 
     Raises
     ------
@@ -165,9 +165,9 @@ def truth_of(path: Path, label_map: LabelMap, rule: MatchingRule) -> LesionTruth
 
 
 def read_case(
-    prediction: Prediction, truth: LesionTruth, *, most_candidates: int = MatchingRule.most_candidates
+    prediction: PredictionFiles, truth: LesionTruth, *, most_candidates: int = MatchingRule.most_candidates
 ) -> Case:
-    """Read a detection map and its likelihood, held to the strict standard.
+    """Read a detection map and its likelihood by the strict rules.
 
     Raises
     ------
@@ -201,7 +201,7 @@ def read_case(
     return Case(truth.lesions, candidates, largest, np.float32(high), likelihood)
 
 
-def read_case_as_picai_eval(prediction: Prediction, truth: LesionTruth) -> Case:
+def read_case_as_picai_eval(prediction: PredictionFiles, truth: LesionTruth) -> Case:
     """Read a detection map as leniently as picai-eval does: no geometry, values above 1, missing slices padded.
 
     Raises
@@ -230,9 +230,13 @@ def read_case_as_picai_eval(prediction: Prediction, truth: LesionTruth) -> Case:
     return Case(truth.lesions, candidates, largest, high, float(high))
 
 
+LONGEST_LIKELIHOOD = 1000
+"""Bytes of a file that holds one number."""
+
+
 def read_likelihood(path: Path) -> float:
-    """Read a case likelihood: a bare JSON number in [0, 1]; no text, no truth value, no NaN."""
-    value: Any = read_json(path)
+    """Read a case likelihood: a bare JSON number in [0, 1], not text, Boolean or NaN."""
+    value: Any = read_json(path, most_bytes=LONGEST_LIKELIHOOD)
     if isinstance(value, bool) or not isinstance(value, int | float) or not -ROUNDING <= value <= 1 + ROUNDING:
         raise OncoduetError(path, expected="a likelihood, a number in [0, 1]", found=f"{str(value)[:60]!r}")
     return float(as_probabilities(np.array([float(value)]), source=path, what="a likelihood")[0])
@@ -250,7 +254,7 @@ def _connected(path: Path, voxels: Int64Array, shape_zyx: tuple[int, int, int]) 
     try:
         return connect(voxels, shape_zyx)
     except ScatteredError as error:
-        raise OncoduetError(path, f"{error}: that is noise, no map of lesions") from None
+        raise OncoduetError(path, f"{error}: too scattered for a lesion map") from None
 
 
 def _limits(confidence: Foreground) -> tuple[np.float32, np.float32]:

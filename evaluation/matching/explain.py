@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from evaluation.matching import picai, strict
-from evaluation.matching.cases import Case, Finding, Float64Array, Kind, MatchingRule
+from evaluation.matching.cases import Case, Finding, FindingKind, Float64Array, MatchingRule
 
 Answer = Literal["strict", "picai"]
 
@@ -28,28 +28,28 @@ class Item:
     """One lesion or candidate, and what became of it."""
 
     name: str
-    kind: Kind
-    """A lesion and its candidate are both ``tp``."""
+    kind: FindingKind
+    """Kind of finding; a lesion and its candidate are both ``tp``."""
     confidence: float | None
-    """None for a lesion."""
+    """Confidence of a candidate; None for a lesion."""
     volume_ml: float
     overlaps: tuple[tuple[str, float], ...]
-    """With whom of the other side it shares voxels, and how much; the largest first."""
+    """Overlaps with lesions or candidates that it shares voxels with, the largest first."""
     partner: str | None
     why: str
 
 
 def explain(case: Case, rule: MatchingRule, *, voxel_volume_ml: float, answer: Answer) -> list[Item]:
-    """Say of every lesion, then of every candidate of a case what became of it and why.
+    """Explain what became of every lesion, then of every candidate of a case, and why.
 
     Parameters
     ----------
     case
         One study, ready for matching.
     rule
-        By which it is matched.
+        Rule of the matching.
     voxel_volume_ml
-        Of the truth's grid.
+        Voxel volume of the truth's grid.
     """
     matching = _MATCHING[answer]
     case = strict.cut(case, rule) if answer == "strict" else case

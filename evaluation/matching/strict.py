@@ -5,9 +5,9 @@ descending confidence; one is accepted when the accepted ones can be rearranged 
 own (an augmenting path). Hence the accepted candidates above any threshold are a largest matching of all candidates
 above it: a weak candidate never displaces a strong one, and raising the threshold never uncovers a lost lesion.
 
-Before that, candidates are cut where they hang together only by links narrower than the rule allows: guesses joined by
-a line are several guesses. Threads of combs and nets reach no lesion. Only the order of confidences counts, so coding a
-rank in them gains nothing.
+Before that, candidates are cut at links narrower than the rule allows: guesses joined by a line are several guesses.
+Threads of combs and nets reach no lesion. Only the order of confidences counts, so coding a rank in them gains
+nothing.
 """
 
 from dataclasses import replace
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from evaluation.masks.components import intersections, without_narrow_links, without_threads
 from evaluation.matching.assignment import assign
-from evaluation.matching.cases import Case, Finding, Float64Array, Kind, MatchingRule
+from evaluation.matching.cases import Case, Finding, FindingKind, Float64Array, MatchingRule
 
 
 def match(case: Case, rule: MatchingRule) -> tuple[Finding, ...]:
@@ -31,7 +31,7 @@ def match(case: Case, rule: MatchingRule) -> tuple[Finding, ...]:
 
 
 def match_by(case: Case, overlap: Float64Array, minimum: float) -> tuple[Finding, ...]:
-    """Match the candidates of a case that was cut already, by overlaps of the shape (lesions, candidates)."""
+    """Match the candidates of a case that is already cut, by overlaps of shape (lesions, candidates)."""
     reachable: npt.NDArray[np.bool_] = overlap >= minimum
     best = overlap.max(axis=0, initial=0.0)
     accepted = accept(reachable, case.confidences, best)
@@ -46,7 +46,7 @@ def match_by(case: Case, overlap: Float64Array, minimum: float) -> tuple[Finding
     ]
     touching = set(np.flatnonzero(reachable.any(axis=0)).tolist())
     others = [c for c in range(len(confidences)) if c not in set(accepted)]
-    unmatched: tuple[tuple[Kind, list[int]], ...] = (
+    unmatched: tuple[tuple[FindingKind, list[int]], ...] = (
         ("fp", [c for c in others if c not in touching]),
         ("ignored", [c for c in others if c in touching]),
     )
@@ -83,7 +83,7 @@ def accept(reachable: npt.NDArray[np.bool_], confidences: Float64Array, best_ove
     reachable
         Whether a candidate may take a lesion, shape (lesions, candidates).
     confidences, best_overlaps
-        Of each candidate.
+        Confidence and largest overlap of each candidate.
     """
     holder: dict[int, int] = {}  # candidate by lesion
 

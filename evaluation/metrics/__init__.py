@@ -1,1 +1,1 @@
-"""The numbers of one run, and what of them may be shown."""
+"""Metrics of scored runs, and which of them may be disclosed."""

@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 
 from evaluation.metrics.outcomes import BoolArray, FloatArray, IntArray
-from evaluation.metrics.scored_runs import ScoredRun
+from evaluation.metrics.scored_run import ScoredRun
 
 BINS = 10
 _CASES_PER_BIN = 20

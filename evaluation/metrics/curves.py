@@ -17,9 +17,9 @@ from evaluation.matching.cases import ScoredCase
 from evaluation.metrics.outcomes import BoolArray, FloatArray, IntArray, Outcome, TestSet, last_of_ties
 
 FALSE_POSITIVES_PER_CASE = (0.125, 0.25, 0.5, 1.0, 2.0)
-"""Operating points of ``metrics.json``."""
+"""False positives per case at the operating points of ``metrics.json``."""
 FALSE_POSITIVES_PER_CASE_IN_REPORT = (*FALSE_POSITIVES_PER_CASE, 4.0, 8.0)
-"""Those of the report's table and of the axis of its FROC curves."""
+"""False positives per case in the report's table and on the axis of its FROC curves."""
 
 _MOST_THRESHOLDS = 10_000
 _TOLERANCE = 1e-12  # of an abscissa
@@ -31,7 +31,7 @@ class Froc:
 
     false_positives_per_case: npt.NDArray[np.floating]
     sensitivity: npt.NDArray[np.floating]
-    """Of lesions."""
+    """Lesion sensitivity."""
 
     def sensitivity_at(self, false_positives_per_case: float) -> float:
         """Sensitivity of the last point with at most so many false positives per case, 0 without such a point."""

@@ -8,7 +8,7 @@ import numpy as np
 from evaluation.metrics.outcomes import BoolArray, FloatArray
 
 THRESHOLDS = np.arange(1, 76) / 100
-"""Of the figure."""
+"""Threshold probabilities of the figure."""
 THRESHOLDS_OF_TABLE = np.arange(1, 16) / 20
 
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from contract.records import AgainstBaseline, Metrics, MetricsRecord
 
 STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
-FEWEST = 5
+FEWEST_PER_CLASS = 5
 NARROWEST = 2
 _P = (0.01, 0.05)
 
@@ -41,7 +41,7 @@ _FOUR_DECIMALS = Rounding(auroc=1e-4, ap=1e-4)
 def rounding_for(metrics: Metrics) -> Rounding | None:
     """The rounding for a test set of so many cases and lesions; None where no rounding would hide one."""
     fewest = min(metrics.positive_cases, metrics.cases - metrics.positive_cases)
-    if fewest < FEWEST:
+    if fewest < FEWEST_PER_CLASS:
         return None
     lesions = max(metrics.lesions, 1)
     one_candidate = sum(1 / k for k in range(1, lesions + 2)) / lesions

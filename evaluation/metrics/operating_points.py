@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE_IN_REPORT, detection_curve
 from evaluation.metrics.outcomes import BoolArray, FloatArray
-from evaluation.metrics.scored_runs import ScoredRun
+from evaluation.metrics.scored_run import ScoredRun
 
 SPECIFICITY = 0.90
 SENSITIVITIES = (0.90, 0.95)
@@ -107,7 +107,7 @@ def discordant_cases(
     Parameters
     ----------
     thresholds
-        Of likelihoods, by run, where they were chosen on other cases; without any, those of this test set.
+        Thresholds of likelihood by run, where chosen on other cases; without any, those of this test set.
     """
     truth = runs[0].truth
     if len(runs) < 2 or not 0 < truth.positive_count < len(truth.case_ids):

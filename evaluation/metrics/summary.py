@@ -28,7 +28,7 @@ from evaluation.metrics.curves import (
 
 
 def strict_metrics(cases: Sequence[ScoredCase]) -> Metrics:
-    """The answer that ranks. Undefined: AUROC without both kinds of case; AP, sensitivities without a lesion."""
+    """The strict answer, which ranks. AUROC needs both kinds of case, AP and sensitivities need lesions."""
     precision = curve = reason = None
     if count_lesions(cases):
         precision = average_precision(cases) + 0.0  # -0.0 where nothing was hit
@@ -55,9 +55,9 @@ def auroc(positive: Sequence[bool], likelihood: npt.NDArray[np.floating]) -> flo
     Parameters
     ----------
     positive
-        Of each case; both kinds must occur.
+        Whether each case is positive; both kinds must occur.
     likelihood
-        Of each case; compared at the precision that it comes in.
+        Likelihood of each case, compared in its own precision.
     """
     false, hits, _ = counts_by_threshold(np.array(positive, dtype=np.int64), likelihood)
     corner = np.ones(hits.size, dtype=np.bool_)

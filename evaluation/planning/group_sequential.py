@@ -5,28 +5,32 @@ with the level of that look (:mod:`evaluation.statistics.boundaries`): early one
 all of alpha is left for the last. Between looks nothing is tested, so nothing is spent twice.
 
 A comparison is *shown* (stop), *out of reach* (stop: even if every run still to come favoured one side, the last look
-could not show it), or *open* (continue). Where a primary metric is declared, its comparisons alone decide. All of it
-concerns the ranking of the runs on this test set, of which one can tell what runs to come may still do. What holds for
-new runs and new cases is ``compare``'s question; it uses the same looks and levels, and may answer differently.
+could not show it), or *open* (continue). Where a primary metric is declared, only its comparisons decide. All of this
+concerns the ranking of the runs on this test set, whose bounds over the remaining runs are known. New runs and new
+cases are the question of ``compare``, which uses the same looks and levels and may answer differently.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from contract.errors import OncoduetError
+from contract.files.reading import sha256_file
 from contract.records import Record
 from contract.schema import Frozen
-from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
+from evaluation.metrics.scored_run import ScoredRun
+from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
+from evaluation.planning.plan_record import AnswerTable
 from evaluation.statistics.adjustment import holm
-from evaluation.statistics.analysis_file import METRIC_NAMES, Analysis, Metric
+from evaluation.statistics.analysis_file import METRIC_NAMES, Analysis, Metric, read_analysis
 from evaluation.statistics.boundaries import nominal_levels
-from evaluation.statistics.pairing import known_folds
-from evaluation.statistics.resampling import stream
-from evaluation.statistics.run_level import common_folds, no_exchange, run_level, values_of
-from evaluation.statistics.run_permutation import order_test, smallest_order_p
+from evaluation.statistics.configurations.run_level import common_folds, no_exchange, run_level, values_of
+from evaluation.statistics.resampling.random_streams import stream
+from evaluation.statistics.resampling.run_permutation import order_test, smallest_order_p
+from evaluation.statistics.variance.pairing import known_folds
 
 State = Literal["shown", "out of reach", "open"]
 
@@ -42,7 +46,7 @@ class InterimComparison(Frozen):
     p: float | None
     p_holm: float | None
     best_p_at_the_end: float | None
-    """Smallest p that the last look could still give; null where there is no run-level test."""
+    """Smallest p that is still possible at the last look; null where there is no run-level test."""
     state: State
 
 
@@ -60,7 +64,7 @@ class InterimResult(Record):
     """Level of this look; 0 between looks."""
     alpha_at_the_end: float
     cannot_stop: tuple[int, ...]
-    """Looks whose level is below the smallest p that so many runs can give."""
+    """Looks whose level is below the smallest p that their runs can give."""
     comparisons: tuple[InterimComparison, ...]
     stop: bool
     sentence: str
@@ -77,7 +81,7 @@ def interim_analysis(
         The analysis file declares no looks, or there are more runs than planned.
     """
     if not plan.looks:
-        raise OncoduetError(plan.where, expected="looks in the analysis file, such as looks = [5, 10]", found="none")
+        raise OncoduetError(plan.where, "no looks are declared, such as looks = [5, 10]")
     groups = group_by_configuration(runs)
     names = list(dict.fromkeys(name for pair in declared for name in pair))
     counts = {name: len(groups[name]) for name in names}
@@ -110,7 +114,7 @@ def interim_analysis(
 
 
 def looks_that_cannot_stop(looks: Sequence[int], alpha: float) -> tuple[int, ...]:
-    """Looks at which even runs that all rank above all others give no p below the level."""
+    """Looks at which even perfectly separated runs give no p below the level."""
     levels = nominal_levels(tuple(looks), alpha)
     return tuple(look for look, level in zip(looks, levels, strict=True) if smallest_order_p(look, look) > level)
 
@@ -140,6 +144,63 @@ def simulate_looks(
         naive += min(p) <= alpha
         total += looks[-1 if first is None else first]
     return Simulated(shown / studies, naive / studies, total / studies)
+
+
+def plan_interim_analysis(scores: Sequence[Path], analysis: Path) -> tuple[InterimResult, AnswerTable]:
+    """Decide whether the campaign of these scored runs can stop.
+
+    Raises
+    ------
+    OncoduetError
+        As :func:`evaluation.metrics.scored_runs.read_scored_runs` and :func:`interim_analysis`; or one configuration
+        was scored, so that there is no pair.
+    """
+    plan, runs = read_analysis(analysis), read_scored_runs(scores)
+    configurations = list(group_by_configuration(runs))
+    declared = plan.pairs(configurations, analysis)
+    if not declared:
+        where = ", ".join(map(str, scores))
+        raise OncoduetError(where, expected="two scored configurations", found=", ".join(configurations))
+    found = interim_analysis(runs, plan, declared, analysis=sha256_file(analysis))
+    rows = [
+        [
+            f"{each.a} – {each.b}",
+            each.metric,
+            f"{each.runs[0]} v {each.runs[1]}",
+            "–" if each.difference is None else f"{each.difference:+.4f}",
+            *("–" if p is None else f"{p:.4g}" for p in (each.p, each.p_holm, each.best_p_at_the_end)),
+            each.state,
+        ]
+        for each in found.comparisons
+    ]
+    note = (
+        f"Looks at {', '.join(map(str, found.looks))} runs per configuration; the level of this one is "
+        f"{found.alpha_here:.4g}, of the last one {found.alpha_at_the_end:.4g}.{_cannot_stop(found.cannot_stop)}"
+    )
+    header = ["comparison", "metric", "runs", "difference", "p", "Holm", "best p at the end", "state"]
+    return found, AnswerTable("Interim analysis", header, rows, note, found.sentence)
+
+
+def simulate_interim_analyses(
+    looks: Sequence[int], *, alpha: float, studies: int, seed: int, difference: float, run_sd: float
+) -> AnswerTable:
+    """Show what interim analyses do to the type-I error, and how many runs they save."""
+    rows = []
+    for name, size in (("no difference", 0.0), (f"difference {difference:g}", difference)):
+        found = simulate_looks(looks, alpha=alpha, studies=studies, seed=seed, difference=size, run_sd=run_sd)
+        rows.append(
+            [
+                name,
+                f"{100 * found.shown:.1f} %",
+                f"{100 * found.shown_without_spending:.1f} %",
+                f"{found.mean_runs:.1f} of {looks[-1]}",
+            ]
+        )
+    note = (
+        f"{studies} campaigns, looks at {', '.join(map(str, looks))} runs per configuration, spread of runs "
+        f"{run_sd:g}. Without spending: each look uses all of α.{_cannot_stop(looks_that_cannot_stop(looks, alpha))}"
+    )
+    return AnswerTable("Interim analyses", ["", "shown", "without spending", "mean runs"], rows, note)
 
 
 def _compare(
@@ -181,15 +242,15 @@ def _compare(
 
 
 def _best_p(a: Sequence[ScoredRun], b: Sequence[ScoredRun], values: Sequence[Sequence[float]], planned: int) -> float:
-    """Run-level p at the last look if all runs to come favoured one arm; their folds continue in turn."""
+    """Run-level p at the last look if all remaining runs favoured one arm; their folds continue in turn."""
     folds = [known_folds(arm) for arm in (a, b)]
     planned_folds = None
     if all(folds):
-        turns = [sorted(set(arm)) for arm in folds]
+        cycles = [sorted(set(arm)) for arm in folds]
         planned_folds = common_folds(
             *(
-                arm + [turn[k % len(turn)] for k in range(planned - len(arm))]
-                for arm, turn in zip(folds, turns, strict=True)
+                arm + [cycle[k % len(cycle)] for k in range(planned - len(arm))]
+                for arm, cycle in zip(folds, cycles, strict=True)
             )
         )
     best = 1.0
@@ -216,3 +277,9 @@ def _sentence(
         return f"Stop at {due} runs per configuration: {what}, and can show nothing else by the planned end."
     still = sum(each.state == "open" for each in found)
     return f"Continue: at {due} runs per configuration {what}; {still} of {len(found)} comparisons are open."
+
+
+def _cannot_stop(looks: Sequence[int]) -> str:
+    if not looks:
+        return ""
+    return f" At {', '.join(map(str, looks))} runs no campaign can stop: p cannot get below the level of that look."

@@ -1,13 +1,14 @@
 """Planning a comparison with human readers: how many readers and cases, by a closed formula.
 
-The test is the one that :mod:`evaluation.statistics.readers` makes: r runs against h readers, nested, on common cases.
-Obuchowski and Rockette's components (Hillis, Obuchowski and Berbaum, Academic Radiology 2011) give its variance::
+The test is the one that :mod:`evaluation.statistics.readers.reader_comparison` makes: r runs against h readers,
+nested, on common cases. Obuchowski and Rockette's components (Hillis, Obuchowski and Berbaum, Academic Radiology 2011)
+give its variance::
 
     V = (σ²_run + Var_a − Cov_a)/r + (σ²_reader + b (Var_h − Cov_h))/h + Cov_a + Cov_h − 2 Cov_ah
 
-with Var what the cases do to one run's or one reader's AUROC, Cov what they do to two of an arm alike, Cov_ah to a run
-and a reader alike. Each is a part by positive and one by negative cases, and falls with their numbers. In a split plot
-readers and cases are dealt into b blocks, and a reader reads the cases of one; fully crossed is b = 1.
+with Var the variance by cases of one run's or one reader's AUROC, Cov the covariance of two of an arm, Cov_ah that of
+a run and a reader. Each is a part by positive and one by negative cases, and falls with their numbers. In a split plot
+readers and cases are divided into b blocks, and a reader reads the cases of one; fully crossed is b = 1.
 
 Power is that of noncentral t at ``difference/√V``, with the degrees of freedom that the test itself counts.
 """
@@ -27,11 +28,11 @@ from contract.records import Record
 from contract.schema import Frozen
 from evaluation.metrics.outcomes import BoolArray, FloatArray
 from evaluation.metrics.scored_runs import read_scored_runs
-from evaluation.planning.power import Table
-from evaluation.statistics.arms import arms_of
-from evaluation.statistics.influence import MetricByPatient, own_variance_by_cases
-from evaluation.statistics.readers import readers_by_patient
-from evaluation.statistics.readers_table import read_readers_table
+from evaluation.planning.plan_record import AnswerTable
+from evaluation.statistics.readers.reader_comparison import readers_by_patient
+from evaluation.statistics.readers.readers_table import read_readers_table
+from evaluation.statistics.variance.arms import arms_of
+from evaluation.statistics.variance.influence import MetricByPatient, own_variance_by_cases
 
 TYPICAL: Mapping[str, float] = {
     "auroc": 0.85,
@@ -41,15 +42,15 @@ TYPICAL: Mapping[str, float] = {
     "reader_correlation": 0.43,
     "cross_correlation": 0.30,
 }
-"""What is assumed without a pilot. Readers: the five of Van Dyke et al. by two modalities, with the components that
+"""Assumptions without a pilot. Readers: the five of Van Dyke et al. by two modalities, with the components that
 MRMCaov's user guide prints (√(σ²_R + σ²_TR), Cov₂/Var, Cov₃/Var). Runs: as the simulated studies of ``plan power``."""
 
 _ROUNDING = 1e-16
-"""A smaller variance is one of floating-point numbers."""
+"""Smaller variances are rounding errors."""
 
 
 @dataclass(frozen=True)
-class Components:
+class VarianceComponents:
     """Variance components of AUROC. Those by cases: times the number of cases, of (positive, negative) cases."""
 
     run_variance: float
@@ -71,13 +72,13 @@ class Components:
         run_correlation: float,
         reader_correlation: float,
         cross_correlation: float,
-    ) -> "Components":
+    ) -> "VarianceComponents":
         """From correlations of the AUROCs by cases; their variance is Hanley and McNeil's (Radiology 1982).
 
         Parameters
         ----------
         auroc
-            Mean of the readers; that of the runs is larger by ``difference``.
+            Mean AUROC of the readers; that of the runs is larger by ``difference``.
         """
         of_runs, of_readers = _by_class(auroc + difference), _by_class(auroc)
         return cls(
@@ -91,7 +92,7 @@ class Components:
         )
 
     @classmethod
-    def estimated(cls, runs: MetricByPatient, readers: MetricByPatient, positive: BoolArray) -> "Components":
+    def estimated(cls, runs: MetricByPatient, readers: MetricByPatient, positive: BoolArray) -> "VarianceComponents":
         """From a pilot's runs and readers on common cases, with each patient's influence."""
 
         def by_class(first: FloatArray, second: FloatArray, *, apart: bool) -> FloatArray:
@@ -131,18 +132,18 @@ class ReaderDesign:
 
 @dataclass(frozen=True)
 class Precision:
-    """What the test of a design has to work with."""
+    """Precision of a design's test."""
 
     standard_error: float
     degrees_of_freedom: float
 
     def power(self, distance: float, alpha: float) -> float:
-        """Of a one-sided test at alpha, at so large a true distance from its bound: of 0, or of minus the margin."""
+        """Power of a one-sided test at alpha, at a true distance from its bound (0, or minus the margin)."""
         least = student.isf(alpha, self.degrees_of_freedom)
         return float(nct.sf(least, self.degrees_of_freedom, distance / self.standard_error))
 
 
-def precision(components: Components, design: ReaderDesign) -> Precision:
+def precision(components: VarianceComponents, design: ReaderDesign) -> Precision:
     """Standard error of the difference, runs minus readers, and the degrees of freedom of its test.
 
     Raises ``OncoduetError`` where nothing varies.
@@ -170,7 +171,7 @@ def precision(components: Components, design: ReaderDesign) -> Precision:
 
 
 class PlannedReaders(Frozen):
-    """So many runs and readers on so many cases, and how often that shows what is asked."""
+    """Runs, readers and cases of a design, and its power."""
 
     runs: int
     readers: int
@@ -178,7 +179,7 @@ class PlannedReaders(Frozen):
     standard_error: float
     degrees_of_freedom: float
     power: Mapping[str, float]
-    """``superior`` and, with a margin, ``not inferior``."""
+    """Power to show ``superior`` and, with a margin, ``not inferior``."""
 
 
 class ReaderPlanRecord(Record):
@@ -192,15 +193,15 @@ class ReaderPlanRecord(Record):
     blocks: int
     """Of a split plot; 1: fully crossed."""
     assumptions: Mapping[str, float]
-    """Standard deviations and correlations of AUROC."""
+    """Assumed standard deviations and correlations of AUROC."""
     pilot: Mapping[str, float]
-    """What the pilot held; empty without one."""
+    """Numbers of the pilot; empty without one."""
     designs: tuple[PlannedReaders, ...]
     sentence: str
 
 
 def plan_readers(
-    components: Components,
+    components: VarianceComponents,
     *,
     runs: Sequence[int],
     readers: Sequence[int],
@@ -214,22 +215,22 @@ def plan_readers(
     target: float,
     pilot: Mapping[str, float] | None = None,
     parents: Mapping[str, str] | None = None,
-) -> tuple[ReaderPlanRecord, Table]:
-    """Tell how many readers and cases show that a configuration is superior, or not inferior, to the readers.
+) -> tuple[ReaderPlanRecord, AnswerTable]:
+    """Compute how many readers and cases show that a configuration is superior, or not inferior, to the readers.
 
     Parameters
     ----------
     difference
         True difference in AUROC, runs minus readers.
     margin
-        Of non-inferiority, which is then tested first.
+        Non-inferiority margin; if given, non-inferiority is tested first.
     comparisons
         Configurations that are compared with the readers: each is tested at alpha over this number, Holm's first step.
 
     Raises
     ------
     OncoduetError
-        There is nothing to show; readers cannot be dealt evenly into the blocks, or a block lacks cases of a class.
+        There is nothing to show; readers cannot be divided evenly into the blocks, or a block lacks cases of a class.
     """
     if difference <= 0 and margin is None:
         raise OncoduetError("--difference", expected="a difference above 0, or --margin", found=f"{difference:g}")
@@ -297,19 +298,21 @@ def plan_readers(
         for each in designs
     ]
     title = f"Power against readers, {'fully crossed' if blocks == 1 else f'split plot of {blocks} blocks'}"
-    return record, Table(title, ["runs", "readers", "cases", "SE", *names], rows, _note(record), sentence)
+    return record, AnswerTable(title, ["runs", "readers", "cases", "SE", *names], rows, _note(record), sentence)
 
 
-def pilot_components(scores: Sequence[Path], table: Path) -> tuple[Components, dict[str, float], dict[str, str]]:
+def pilot_components(
+    scores: Sequence[Path], table: Path
+) -> tuple[VarianceComponents, dict[str, float], dict[str, str]]:
     """Take the components from scored runs and a table of readers on the same cases; the parents of the answer too.
 
-    Several configurations count by the mean of their components.
+    For several configurations the components are averaged.
 
     Raises
     ------
     OncoduetError
         As :func:`read_scored_runs` and :func:`read_readers_table`; also where no configuration has two runs, a reader
-        did not read every case, or the AUROC of all runs, or readers, is the same whatever the cases.
+        did not read every case, or the AUROC of all runs, or of all readers, does not vary with the cases.
     """
     scored = read_scored_runs(scores)
     truth = scored[0].truth
@@ -319,7 +322,7 @@ def pilot_components(scores: Sequence[Path], table: Path) -> tuple[Components, d
     readers = read_readers_table(table, truth)
     partly = [reader.name for reader in readers if not reader.read.all()]
     if partly:
-        raise OncoduetError(table, expected="readers who read every case, for a pilot", found=f"parts by {partly[0]}")
+        raise OncoduetError(table, f"a pilot needs readers who read every case; {partly[0]} did not")
     positive = truth.positive_patients
     if not 1 < positive.sum() < positive.size - 1:
         raise OncoduetError(table, "a pilot needs two positive and two negative patients")
@@ -329,12 +332,13 @@ def pilot_components(scores: Sequence[Path], table: Path) -> tuple[Components, d
         (table, "readers", of_readers.influence),
     ]:
         if (metric**2).sum() < _ROUNDING:  # perfect, always wrong, or all cases alike
-            raise OncoduetError(
-                where, expected=f"a pilot whose {who} have an AUROC that varies with the cases", found="none that does"
-            )
-    found = [Components.estimated(arm.metrics["auroc"], of_readers, positive) for arm in arms]
-    mean = Components(
-        **{name: np.mean([getattr(each, name) for each in found], axis=0) for name in Components.__dataclass_fields__}
+            raise OncoduetError(where, f"a pilot needs {who} whose AUROC varies with the cases")
+    found = [VarianceComponents.estimated(arm.metrics["auroc"], of_readers, positive) for arm in arms]
+    mean = VarianceComponents(
+        **{
+            name: np.mean([getattr(each, name) for each in found], axis=0)
+            for name in VarianceComponents.__dataclass_fields__
+        }
     )
     held = {
         "configurations": float(len(arms)),
@@ -348,7 +352,7 @@ def pilot_components(scores: Sequence[Path], table: Path) -> tuple[Components, d
 
 
 def _by_class(auroc: float) -> FloatArray:
-    """What one positive, and one negative, case adds to Hanley and McNeil's variance of an AUROC."""
+    """Contribution of one positive and of one negative case to Hanley and McNeil's variance of an AUROC."""
     return np.array([auroc / (2 - auroc), 2 * auroc**2 / (1 + auroc)]) - auroc**2
 
 

@@ -1,8 +1,8 @@
-"""Studies by simulation: two configurations, their runs, a test set, and what the tests say about them.
+"""Simulated studies: two configurations, their runs, a test set, and the results of the tests.
 
-The likelihood of a case is ``d y + case + method × case + run × case``: how plain its lesion is to any reader, to one
-method, to one run. The three shares of the variance sum to 1, so a run with separation d has the population AUROC
-Φ(d/√2); d varies between runs, and between folds, as the spread of the metric demands. For AP every case has one
+The likelihood of a case is ``d y + case + method × case + run × case``: how conspicuous its lesion is to any reader,
+to one method, to one run. The three shares of the variance sum to 1, so a run with separation d has the population
+AUROC Φ(d/√2); d varies between runs, and between folds, as the spread of the metric demands. For AP every case has one
 candidate, as confident as the case is likely, and every positive case one lesion, which that candidate hits.
 
 * *Errors* (:data:`SCENARIOS`): nothing differs. How often does each test see a difference, and how often does the
@@ -10,7 +10,7 @@ candidate, as confident as the case is likely, and every positive case one lesio
 * *Power*: the methods differ by so much. How often is that shown?
 * *False "on par"*: of several configurations that all differ from a reference by the margin, is any declared on par?
 
-Testing one run of each configuration is shown beside them: it takes one training for the method.
+For comparison, one run of each configuration is tested as if it were the method.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,27 +22,27 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import beta
 
 from evaluation.metrics.outcomes import BoolArray, FloatArray, IntArray
-from evaluation.metrics.placements import placements
+from evaluation.metrics.placement_values import placement_values
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import Metric
-from evaluation.statistics.influence import MetricByPatient
-from evaluation.statistics.parallel import each_of
-from evaluation.statistics.resampling import stream
-from evaluation.statistics.run_permutation import order_test
-from evaluation.statistics.runs_and_cases import DifferenceTest, approximation, nested, paired
+from evaluation.statistics.resampling.parallel import each_of
+from evaluation.statistics.resampling.random_streams import stream
+from evaluation.statistics.resampling.run_permutation import order_test
+from evaluation.statistics.variance.influence import MetricByPatient
+from evaluation.statistics.variance.runs_and_cases import DifferenceTest, approximation, nested, paired
 
 Tests = list[DifferenceTest | None]
-"""Of each other configuration; None where nothing varies."""
+"""Test of each other configuration; None where nothing varies."""
 
 _ROUNDING = 1e-9
 
 _CHUNK = 20
-"""Studies from one random stream."""
+"""Number of studies from one random stream."""
 
 
 @dataclass(frozen=True)
 class SimulationSettings:
-    """What a study is drawn from."""
+    """Parameters of a simulated study."""
 
     runs: int  # of the first configuration
     cases: int
@@ -77,7 +77,7 @@ class SimulationSettings:
 
     @property
     def run_share(self) -> float:
-        """Of run × case; the others may sum to 1, and by rounding to a little more."""
+        """Share of run × case; the other shares may exceed 1 by rounding."""
         return max(0.0, 1 - self.case_share - self.method_share)
 
     @property
@@ -181,7 +181,7 @@ def power(
     alpha
         Two-sided, of one comparison: divide by the number of comparisons for a family.
     margin
-        For the key ``on par``: how often the (1 − 2 alpha) interval lies within ± this.
+        For the key ``on par``: how often the (1 − 2 alpha) interval is within ± this.
 
     Returns
     -------
@@ -196,7 +196,8 @@ def power(
 def any_false_on_par(
     settings: SimulationSettings, *, comparisons: int, studies: int, alpha: float, seed: int, workers: int = 1
 ) -> ErrorRate:
-    """How often any of several configurations is declared on par with a reference, from which all differ by the margin.
+    """How often any of several configurations that all differ from a reference by the margin is declared on par with
+    it.
 
     ``settings.difference`` is the true difference and the margin. Holm adjusts over the comparisons.
     """
@@ -262,7 +263,9 @@ def draw(settings: SimulationSettings, generator: np.random.Generator, *, others
     return SimulatedStudy(positive, patients, tuple(arms))
 
 
-def compared(study: SimulatedStudy, settings: SimulationSettings, metrics: Sequence[MetricByPatient]) -> Tests:
+def tested_against_first(
+    study: SimulatedStudy, settings: SimulationSettings, metrics: Sequence[MetricByPatient]
+) -> Tests:
     """Test each other configuration minus the first on new runs and cases, paired where the settings say so."""
     first, *others = metrics
     if settings.is_paired:
@@ -282,7 +285,7 @@ def metric_of(metric: Metric, separation: float | FloatArray, prevalence: float)
 
 
 def separation_of(metric: Metric, value: float | FloatArray, prevalence: float) -> FloatArray:
-    """The separation at which a metric has a value; values out of reach are brought to the nearest within."""
+    """The separation at which a metric has a value; values out of range are clipped."""
     if metric == "auroc":
         return np.asarray(np.sqrt(2) * ndtri(np.clip(value, 1e-6, 1 - 1e-6)))
     separations, _ = _ap_by_separation(prevalence)
@@ -299,10 +302,10 @@ def _ap_by_separation(prevalence: float) -> tuple[FloatArray, FloatArray]:
     return separations, (hits / (hits + false)).mean(axis=1)
 
 
-def by_patient(study: SimulatedStudy, metric: Metric) -> list[MetricByPatient]:
-    """As :func:`evaluation.statistics.influence.by_patient` of each arm, all runs at once; for AP without ties."""
+def metric_by_patient(study: SimulatedStudy, metric: Metric) -> list[MetricByPatient]:
+    """As :func:`~evaluation.statistics.variance.influence.by_patient` of each arm, all runs at once; no ties in AP."""
     if metric == "score":
-        both = zip(by_patient(study, "auroc"), by_patient(study, "ap"), strict=True)
+        both = zip(metric_by_patient(study, "auroc"), metric_by_patient(study, "ap"), strict=True)
         return [
             MetricByPatient((auroc.values + ap.values) / 2, (auroc.influence + ap.influence) / 2) for auroc, ap in both
         ]
@@ -310,7 +313,7 @@ def by_patient(study: SimulatedStudy, metric: Metric) -> list[MetricByPatient]:
 
 
 def _auroc(study: SimulatedStudy, arm: FloatArray) -> MetricByPatient:
-    of_cases, values = placements(study.positive, arm), np.empty(len(arm))
+    of_cases, values = placement_values(study.positive, arm), np.empty(len(arm))
     for kind in (study.positive, ~study.positive):
         values = of_cases[:, kind].mean(axis=1)
         of_cases[:, kind] = (of_cases[:, kind] - values[:, None]) / np.sqrt(kind.sum() * (kind.sum() - 1))
@@ -352,8 +355,8 @@ def _errors(settings: SimulationSettings, alpha: float, seed: int, chunk: tuple[
     found = []
     for _ in range(studies):
         study = draw(settings, generator)
-        metrics = by_patient(study, settings.metric)
-        (tested,) = compared(study, settings, metrics)
+        metrics = metric_by_patient(study, settings.metric)
+        (tested,) = tested_against_first(study, settings, metrics)
         one_run = [MetricByPatient(each.values[:1], each.influence[:1]) for each in metrics]
         single = nested(one_run[1], one_run[0], study.positive_patients, fixed=(True, True))
         low, high = tested.interval(1 - alpha) if tested else (0.0, 0.0)
@@ -376,8 +379,8 @@ def _power(
     found = []
     for _ in range(studies):
         study = draw(settings, generator)
-        metrics = by_patient(study, settings.metric)
-        (tested,) = compared(study, settings, metrics)
+        metrics = metric_by_patient(study, settings.metric)
+        (tested,) = tested_against_first(study, settings, metrics)
         is_found = tested is not None and tested.estimate * (settings.difference or 1.0) > 0
         found.append(
             [
@@ -397,7 +400,7 @@ def _false_on_par(
     found = []
     for _ in range(studies):
         study = draw(settings, generator, others=comparisons)
-        tests = compared(study, settings, by_patient(study, settings.metric))
+        tests = tested_against_first(study, settings, metric_by_patient(study, settings.metric))
         p_values = holm([None if test is None else test.p_not_equivalent(settings.difference) for test in tests])
         found.append(any(p is not None and p <= alpha for p in p_values))
     return np.array(found)

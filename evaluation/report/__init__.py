@@ -1,1 +1,1 @@
-"""The report: page, figures, tables, pictures of missed lesions."""
+"""The report: page, figures, tables and text."""

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from contract.files.atomic import write_text
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE_IN_REPORT
-from evaluation.metrics.hit_criteria import means_by_criterion
+from evaluation.metrics.hit_criterion_means import means_by_criterion
 from evaluation.metrics.operating_points import (
     SPECIFICITY,
     DiscordantCase,
@@ -25,32 +25,28 @@ from evaluation.metrics.operating_points import (
     discordant_cases,
     operating_points,
 )
-from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
-from evaluation.report import marks
-from evaluation.report.answers import CODE_NAMES, answer
-from evaluation.report.clinical_figures import CLINICAL_FIGURES, draw_clinical_figures
-from evaluation.report.clinical_tables import CLINICAL_TABLES
-from evaluation.report.figures import (
-    DARK_PALETTE,
+from evaluation.metrics.scored_run import ScoredRun
+from evaluation.metrics.scored_runs import group_by_configuration
+from evaluation.report.figures.clinical_figures import CLINICAL_FIGURES, draw_clinical_figures
+from evaluation.report.figures.drawing import DARK_PALETTE, PALETTE, SUFFIXES, styles
+from evaluation.report.figures.forest import draw_forest
+from evaluation.report.figures.metric_figures import (
     FIGURES,
-    MANY,
     MOST_BRACKETS,
-    PALETTE,
-    SUFFIXES,
     draw_figures,
     shows_bands,
     shows_runs,
-    styles,
 )
-from evaluation.report.forest import draw_forest
-from evaluation.report.hit_criteria_table import criterion_text
-from evaluation.report.missed_lesions import Miss, describe_misses, draw_misses
-from evaluation.report.notes import notes
-from evaluation.report.paper import paper_text
-from evaluation.report.paper_methods import holm_over
-from evaluation.report.summary import summary
-from evaluation.report.tables import TABLES, flow, write_paper, write_tables
-from evaluation.report.wording import level_text, marked_p, number, signed
+from evaluation.report.figures.missed_lesions import Miss, describe_misses, draw_misses
+from evaluation.report.number_format import level_text, marked_p, number, signed
+from evaluation.report.tables import footnotes
+from evaluation.report.tables.clinical_tables import CLINICAL_TABLES
+from evaluation.report.tables.table_files import TABLES, criterion_text, flow, write_paper, write_tables
+from evaluation.report.text.limitations import notes
+from evaluation.report.text.paper import paper_text
+from evaluation.report.text.paper_methods import holm_over
+from evaluation.report.text.result_sentences import CODE_NAMES, answer
+from evaluation.report.text.verdict_paragraph import summary
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Metric
 from evaluation.statistics.conclusions import compared_metrics, is_shown, leading_metric, level_of
 from evaluation.statistics.verdict import Interaction, SubgroupPair, Verdict
@@ -61,7 +57,7 @@ REPORT_FILES = (
     "figures/misses.png",
     *(f"tables/{name}" for name in (*TABLES, *CLINICAL_TABLES)),
 )
-"""All that a report may consist of."""
+"""All files that a report may consist of."""
 _MOST_DISCORDANT = 25
 _PACKAGES = ("numpy", "scipy", "matplotlib")
 
@@ -114,7 +110,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
     )
     page = environment.get_template("report.html.j2").render(
         verdict=verdict,
-        marks=marks,
+        footnotes=footnotes,
         clinical=verdict.clinical,
         ap={each.name: each.metrics["ap"].mean for each in verdict.configurations},
         title=verdict.analysis_name if verdict.analysis != "exploratory" else "Comparison of configurations",
@@ -140,7 +136,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         level=f"{100 * (1 - verdict.alpha):g}",
         has_cases=bool(runs),
         prevalence=f"{100 * (first.positive_cases or 0) / (first.cases or 1):.0f}",
-        crowded=len(verdict.configurations) > MANY,
+        crowded=not shows_bands(verdict),
         shows_runs=shows_runs(verdict),
         shows_bands=shows_bands(verdict),
         most_brackets=MOST_BRACKETS,
@@ -163,12 +159,12 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
 
 
 def _shown(found: Sequence[SubgroupPair | Interaction], level: float) -> list[SubgroupPair | Interaction]:
-    """Of the tests of groups and strata those that reject: templates compare no p with a level themselves."""
+    """Tests of groups and strata that reject; templates do not compare p with a level themselves."""
     return [each for each in found if is_shown(each.p_holm, level)]
 
 
 def _metrics(verdict: Verdict) -> list[Metric]:
-    """The columns of metrics: those that a configuration has on this test set, by either set of rules."""
+    """Metrics with a column: those that any configuration has on this test set, strict or picai."""
     found = [
         metric
         for metric in METRICS
@@ -181,14 +177,14 @@ def _metrics(verdict: Verdict) -> list[Metric]:
 
 
 def _compared(verdict: Verdict) -> list[Metric]:
-    """Metrics with a table of comparisons, the leading one first; of others those that two configurations have."""
+    """Metrics with a table of comparisons, the leading one first."""
     pairs = {pair.metric for pair in verdict.pairs}
     leading = leading_metric(verdict)
     return [each for each in dict.fromkeys([leading, *compared_metrics(verdict)]) if each in pairs]
 
 
 def _has_content(name: str, verdict: Verdict) -> bool:
-    """Whether a figure's metric is defined for some configuration, or a matrix holds a p: none is shown empty."""
+    """Whether a figure would not be empty: its metric is defined for some configuration, its matrix holds a p."""
     curves: Mapping[str, Metric] = {"roc": "auroc", "pr": "ap", "froc": "ap", "afroc": "ap"}
     about = curves.get(name) or next((each for each in METRICS if name in (f"runs-{each}", f"p-{each}")), None)
     if about is None:

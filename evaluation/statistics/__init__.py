@@ -1,1 +1,1 @@
-"""Whether two configurations differ: permutation tests, bootstrap, verdict."""
+"""Whether configurations differ: declarations, tests, intervals, verdict."""

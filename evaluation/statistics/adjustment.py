@@ -15,7 +15,7 @@ def holm(p_values: Sequence[float | None], *, most_true: int | None = None) -> l
 
 
 def holm(p_values: Sequence[float | None], *, most_true: int | None = None) -> Sequence[float | None]:
-    """Adjust p-values; those that do not exist stay None and do not count.
+    """Adjust p-values; None stays None and does not count.
 
     Parameters
     ----------

@@ -8,7 +8,7 @@
     comparisons = [["ce", "focal"], ["ce", "ce-focal"]]   # or "all"
     alpha = 0.05
     seed = 0
-    replicates = 200             # of the bootstrap that draws the bands of curves
+    replicates = 200             # for the bands of curves
     swaps = 10000
     subgroups = ["center"]       # columns of the marksheet
     looks = [5, 10, 20]          # runs per configuration at which a running campaign may be stopped
@@ -28,7 +28,7 @@
     false_positives_per_case = 1 # each run's threshold; or threshold = 0.4 of confidence
     cuts.volume_ml = [0.5, 1.5]  # default: the median
 
-    [margin]                     # absolute difference that counts as none; without it nothing is shown to be on par
+    [margin]                     # absolute difference that counts as none; without it nothing can be on par
     auroc = 0.03
 """
 
@@ -40,6 +40,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, model_validator
 
 from contract.errors import OncoduetError
+from contract.names import duplicates
 from contract.schema import Frozen, Shown, parse_toml
 from evaluation.statistics.boundaries import nominal_levels
 
@@ -50,17 +51,17 @@ METRIC_NAMES: Mapping[str, str] = {"auroc": "AUROC", "ap": "AP", "score": "score
 
 
 MOST_RUNS = 20
-"""Of one configuration: up to here the run level is exact for means too."""
+"""Most runs of one configuration; up to here the run level is exact for means too."""
 
 
 class ReadersPlan(Frozen):
     """How configurations are compared with human readers."""
 
     threshold: float | None = None
-    """Of the readers' scores, at least so much being positive: their operating point."""
+    """Smallest positive score of the readers, which defines their operating point."""
     margin: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """By which a configuration that is not inferior may be worse: by the primary metric if readers have it, else by
-    AUROC, or by AP where that alone is compared."""
+    """Non-inferiority margin: of the primary metric if readers have it, else of AUROC, or of AP where no other metric
+    is compared."""
 
 
 class PartialAuroc(Frozen):
@@ -71,18 +72,18 @@ class PartialAuroc(Frozen):
 
 
 SIZES = ("volume_ml", "diameter_mm")
-"""What ``score`` records of every lesion."""
+"""Sizes that ``score`` records of every lesion."""
 
 
 class LesionPlan(Frozen):
     """Strata of lesions, and the operating point at which they are found."""
 
     strata: Annotated[tuple[Shown, ...], Field(min_length=1)] = SIZES
-    """Sizes, or columns of the table of lesions."""
+    """Names of strata: sizes, or columns of the table of lesions."""
     cuts: Mapping[Shown, Annotated[tuple[float, ...], Field(min_length=1)]] = {}
-    """By stratum of numbers, where it is cut; without any at the median."""
+    """Cut points by numerical stratum; default: the median."""
     threshold: Annotated[float, Field(gt=0)] | None = None
-    """Of confidence; without one each run's threshold is that of ``false_positives_per_case``."""
+    """Threshold of confidence; without one each run's threshold is that of ``false_positives_per_case``."""
     false_positives_per_case: Annotated[float, Field(gt=0)] | None = None
 
     @property
@@ -111,41 +112,41 @@ class Analysis(Frozen):
     name: Shown
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = METRICS
     primary: Metric | None = None
-    """The metric that the conclusion rests on; the summary leads with it, and all others are exploratory. Without one
-    each metric is a family of its own."""
+    """The metric of the conclusion; the summary leads with it, and all others are exploratory. Without one each metric
+    is a family of its own."""
     comparisons: Literal["all"] | Annotated[tuple[tuple[Shown, Shown], ...], Field(min_length=1)] = "all"
-    """Pairs of configurations; ``all`` of them, or those listed. With the metric they are Holm's family."""
+    """Pairs of configurations, ``all`` or those listed; by each metric they are one family for Holm."""
     margin: Mapping[Metric, Annotated[float, Field(gt=0, lt=1)]] = {}
-    """By metric: two configurations are on par if their difference is within ± this."""
+    """Equivalence margin by metric: two configurations are on par if their difference is within ± this."""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     seed: NonNegativeInt = 0
     replicates: Annotated[int, Field(ge=100, le=100_000)] = 200
-    """Of the bootstrap that draws the bands of curves."""
+    """Bootstrap replicates for the bands of curves."""
     swaps: Annotated[int, Field(ge=100, le=10_000_000)] = 10_000
     """Number of swaps drawn for a case-level test that is not exact."""
     looks: tuple[Annotated[int, Field(ge=2, le=MOST_RUNS)], ...] = ()
-    """Interim analyses: runs per configuration at each, the last one being the planned number; without any the campaign
-    is analysed once, when it is finished (:mod:`evaluation.planning.group_sequential`)."""
+    """Runs per configuration at each interim analysis, the last being the planned number; without any the campaign is
+    analysed once, when it is finished (:mod:`evaluation.planning.group_sequential`)."""
 
     subgroups: tuple[Shown, ...] = ()
-    """Columns of the marksheet whose values define groups of cases (:mod:`evaluation.statistics.subgroups`)."""
+    """Columns of the marksheet that define groups of cases (:mod:`~evaluation.statistics.subgroups.case_subgroups`)."""
 
     lesions: LesionPlan | None = None
-    """Strata of lesions; without any those of size, where sizes are recorded."""
+    """Strata of lesions; default: sizes, where recorded."""
 
     prevalence: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """For which PPV, NPV and AP are shown beside those of the test set."""
+    """Prevalence for which PPV, NPV and AP are shown too."""
 
     partial_auroc: PartialAuroc = PartialAuroc()
 
     readers: ReadersPlan = ReadersPlan()
-    """For ``--readers``."""
+    """Comparison with the readers of ``--readers``."""
 
     _path: Path | None = None
 
     @property
     def where(self) -> str:
-        """The file that it was read from, for errors; its name where there is none."""
+        """The file it was read from, or its name, for errors."""
         return str(self._path or self.name)
 
     @model_validator(mode="after")
@@ -162,21 +163,20 @@ class Analysis(Frozen):
             faults.append(f"looks do not rise: {', '.join(map(str, self.looks))}")
         if self.comparisons != "all":
             faults += [f"{a} is compared with itself" for a, b in self.comparisons if a == b]
-            pairs = [frozenset(pair) for pair in self.comparisons]
-            doubled = sorted({" and ".join(sorted(pair)) for pair in pairs if pairs.count(pair) > 1})
+            doubled = duplicates(" and ".join(sorted(pair)) for pair in self.comparisons)
             faults += [f"duplicate comparison of {pair}" for pair in doubled]
         if faults:
             raise ValueError("; ".join(faults))
         return self
 
     def endpoint(self, metric: Metric) -> Endpoint | None:
-        """What a metric is declared to be; None where no primary one is."""
+        """Declared role of a metric; None without a primary metric."""
         if self.primary is None:
             return None
         return "primary" if metric == self.primary else "exploratory"
 
     def level_at(self, runs: Sequence[int]) -> float:
-        """Level of the tests with so many runs per configuration: alpha, or that of the look that is due.
+        """Level of the tests at these numbers of runs per configuration: alpha, or that of the look that is due.
 
         Between looks, and where configurations have different numbers of runs, no look is due: 0, nothing is decided.
         """
@@ -189,13 +189,13 @@ class Analysis(Frozen):
         return len(counts) == 1 and counts <= set(self.looks)
 
     def not_due(self, runs: Sequence[int]) -> str | None:
-        """Why nothing is decided with so many runs per configuration; None where something is."""
+        """Why nothing is decided at these numbers of runs per configuration; None where something is."""
         if not self.looks or self.level_at(runs):
             return None
         return "this look is too early to decide anything" if self._is_look(set(runs)) else "no look is due"
 
     def require_planned(self, runs: Mapping[str, int]) -> None:
-        """Refuse more runs of a configuration than the looks plan: what was planned has been spent by then."""
+        """Refuse more runs of a configuration than the looks plan: alpha is spent by then."""
         most = max(runs, key=lambda name: runs[name], default=None)
         if self.looks and most is not None and runs[most] > self.looks[-1]:
             raise OncoduetError(
@@ -223,7 +223,7 @@ class Analysis(Frozen):
 
 
 EXPLORATORY = Analysis(name="exploratory")
-"""What is done without an analysis file: all pairs, no margin."""
+"""Analysis without an analysis file: all pairs, no margin."""
 
 
 def read_analysis(path: Path) -> Analysis:

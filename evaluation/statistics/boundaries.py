@@ -4,7 +4,7 @@ By the share t of the planned runs at most ``α(t) = 4 − 4 Φ(z(α/4)/√t)`` 
 O'Brien and Fleming's boundaries: for each direction α/2, by Lan and DeMets' one-sided function. The level of each look
 is the one at which, with the looks before it, just that is spent: the looks' statistics are a Brownian motion at the
 times t, whose density between the boundaries is carried from look to look by numerical integration (Armitage, McPherson
-and Rowe, JRSS A 1969). A look that may spend next to nothing has the level 0 and leaves that to the next.
+and Rowe, JRSS A 1969). A look with negligible alpha has the level 0 and leaves it to the next.
 """
 
 import math
@@ -18,9 +18,9 @@ from scipy.stats import norm
 from evaluation.metrics.outcomes import FloatArray
 
 _POINTS = 501
-"""Of the grid of Simpson's rule; odd."""
+"""Points of the grid of Simpson's rule; odd."""
 _FARTHEST = 8.0
-"""In standard deviations: no more than 1e-15 is beyond."""
+"""Largest bound, in standard deviations: at most 1e-15 is beyond."""
 
 
 def spent_by(share: float, alpha: float) -> float:
@@ -55,7 +55,7 @@ def nominal_levels(looks: tuple[int, ...], alpha: float) -> tuple[float, ...]:
 
 
 def _excess(bound: float, *, grid: FloatArray, weights: FloatArray, sd: float, wanted: float) -> float:
-    """Probability to be beyond ± bound at a look, and at none before, above the wanted one."""
+    """Probability of first crossing ± bound at a look, minus the wanted one."""
     return float(weights @ (norm.sf(bound - grid, scale=sd) + norm.cdf(-bound - grid, scale=sd))) - wanted
 
 

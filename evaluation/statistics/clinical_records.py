@@ -1,4 +1,4 @@
-"""Schema of what ``verdict.json`` holds of clinical use: operating points, calibration, net benefit, prevalence."""
+"""Schema of clinical use in ``verdict.json``: operating points, calibration, net benefit, prevalence."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -13,33 +13,33 @@ class Estimate(Frozen):
 
     mean: float
     interval: tuple[float, float] | None
-    """For new runs and cases; of a single run or a baseline for new cases. Null where nothing varies."""
+    """Interval for new runs and cases; of a single run or a baseline for new cases. Null where nothing varies."""
 
 
 class OperatingPoint(Frozen):
-    """One configuration on the test set, each run at its threshold; likelihoods of at least so much are positive."""
+    """One configuration on the test set, each run at its threshold, from which likelihoods are positive."""
 
     aim: Aim
-    """What the threshold was chosen to reach."""
+    """Quantity that the threshold was chosen to reach."""
     at_least: float
     thresholds: Mapping[str, float]
-    """By run."""
+    """Thresholds by run."""
     sensitivity: Estimate
-    """Of cases."""
+    """Sensitivity for cases."""
     specificity: Estimate
     true_positives: float
-    """Cases, mean over runs, as the other three."""
+    """Number of cases, mean over runs, like the other three."""
     false_negatives: float
     false_positives: float
     true_negatives: float
     ppv: Estimate | None
-    """At the test set's prevalence; null where a run calls no case positive."""
+    """PPV at the test set's prevalence; null where a run calls no case positive."""
     npv: Estimate | None
     ppv_at_prevalence: Estimate | None
-    """At the stated prevalence; null without one."""
+    """PPV at the stated prevalence; null without one."""
     npv_at_prevalence: Estimate | None
     lesion_sensitivity: Estimate | None
-    """Of candidates whose confidence reaches the same threshold; null without lesions or detection maps."""
+    """Sensitivity for lesions of candidates that reach the same threshold; null without lesions or detection maps."""
     false_positives_per_case: Estimate | None
 
 
@@ -49,7 +49,7 @@ class CalibrationSummary(Frozen):
     brier: Estimate
     ece: Estimate
     slope: Estimate | None
-    """Null where a run's likelihoods separate the classes, exceed 1, or are all equal; so the intercepts."""
+    """Slope; null, like the intercepts, where a run's likelihoods separate the classes, exceed 1 or are all equal."""
     intercept: Estimate | None
     in_the_large: Estimate | None
 
@@ -74,7 +74,7 @@ class ClinicalConfiguration(Frozen):
     name: str
     operating_points: tuple[OperatingPoint, ...]
     calibration: CalibrationSummary | None
-    """Null, like ``net_benefit``, where a likelihood exceeds 1 and is no probability."""
+    """Calibration; null, like ``net_benefit``, where a likelihood exceeds 1 and is not a probability."""
     net_benefit: tuple[NetBenefit, ...]
     partial_auroc: Estimate
     ap_at_prevalence: Estimate | None
@@ -88,13 +88,13 @@ class Clinical(Frozen):
     validation: Mapping[str, str]
     """sha256 of ``metrics.json`` of each scored run on validation cases, by run; empty without ``--validation``."""
     notes: tuple[str, ...]
-    """What limits the thresholds."""
+    """Limitations of the thresholds."""
     test_prevalence: float
     """Share of positive cases of the test set."""
     prevalence: float | None
-    """The stated one."""
+    """The stated prevalence."""
     partial_of: Aim
-    """Partial AUROC is the area where this is at least ``partial_at_least``."""
+    """Quantity that is at least ``partial_at_least`` in the partial AUROC."""
     partial_at_least: float
     treat_all: tuple[TreatAll, ...]
     configurations: tuple[ClinicalConfiguration, ...]

@@ -1,13 +1,13 @@
 """The rule that turns a test and its interval into a code and a sentence.
 
 *Better* or *worse*: the difference for new runs and new cases is significant after Holm's adjustment
-(:mod:`evaluation.statistics.runs_and_cases`). *On par*: equivalence within the declared margin is shown, by two
-one-sided tests, adjusted likewise. Otherwise *undecided*: absence of evidence is no evidence of absence. A difference
-can be both shown and smaller than the margin; the sentence then says so.
+(:mod:`evaluation.statistics.variance.runs_and_cases`). *On par*: equivalence within the declared margin is shown, by
+two one-sided tests, adjusted likewise. Otherwise *undecided*: absence of evidence is no evidence of absence. A
+difference can be both shown and smaller than the margin; the sentence then says so.
 
-Whether the runs differ *on this test set* is another question. Its answer is an attribute of its own
-(``run_level`` of :class:`~evaluation.statistics.verdict.PairVerdict`), with its own direction and sentence, and no
-condition of the code. A single trained run decides nothing about its configuration: two networks are compared as such
+Whether the runs differ *on this test set* is another question, answered by a separate attribute
+(``run_level`` of :class:`~evaluation.statistics.verdict.PairVerdict`), with its own direction and sentence; it does
+not affect the code. A single trained run decides nothing about its configuration: two networks are compared as such
 (``networks``).
 """
 
@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Endpoint, Metric
 from evaluation.statistics.verdict import Code, Verdict
 
-EXPLORATORY = "{metric} (exploratory)"
-"""How a metric is named in the answers by it, where another was declared to be the primary one."""
+EXPLORATORY_NAME = "{metric} (exploratory)"
+"""Name of a metric in sentences where another is declared primary."""
 
 SENTENCES: Mapping[Code, str] = {
     "better": "By {metric}, {a} is better than {b} for new runs and new cases{within}.",
@@ -28,7 +28,7 @@ SENTENCES: Mapping[Code, str] = {
 WITHIN = ", but by less than the margin of {margin:g}"
 NOR = ", nor that they differ by less than {margin:g}"
 NOT_TESTED = "By {metric}, {a} and {b} are not compared: {reason}."
-NOT_ASKED = "By {metric}, whether {a} and {b} differ for new runs and new cases is not asked: {reason}."
+NOT_ASKED_SENTENCE = "By {metric}, whether {a} and {b} differ for new runs and new cases is not asked: {reason}."
 TWO_NETWORKS = (
     "By {metric}, of {a} and {b} single networks were scored, which decide nothing about new runs; these two {differ}."
 )
@@ -49,9 +49,9 @@ def decide(*, estimate: float | None, p_holm: float | None, alpha: float, equiva
     Parameters
     ----------
     p_holm
-        Of the difference for new runs and cases; None where that is not tested.
+        Adjusted p of the difference for new runs and cases; None where that is not tested.
     alpha
-        What it is compared with.
+        Level that p is compared with.
     equivalent
         Whether equivalence is shown.
     """
@@ -61,12 +61,12 @@ def decide(*, estimate: float | None, p_holm: float | None, alpha: float, equiva
 
 
 def is_shown(p_holm: float | None, alpha: float) -> bool:
-    """Whether a test rejects; never at the level 0, where nothing is decided, though p may be too small to be told."""
+    """Whether a test rejects; never at the level 0, where nothing is decided, even if p underflows to 0."""
     return p_holm is not None and p_holm <= alpha and alpha > 0
 
 
 def level_of(verdict: Verdict) -> float:
-    """What p of groups, strata and interactions is compared with: alpha, or the look's level, 0 where none is due."""
+    """Level of groups, strata and interactions: alpha, or that of the look, 0 where none is due."""
     return min((pair.alpha for pair in verdict.pairs), default=verdict.alpha) if verdict.looks else verdict.alpha
 
 
@@ -83,7 +83,7 @@ def leading_metric(verdict: Verdict) -> Metric:
 
 
 def compared_metrics(verdict: Verdict) -> list[Metric]:
-    """Metrics by which a comparison has an estimate, in their usual order; where there is none, those asked for."""
+    """Metrics with an estimate, in their usual order; where there is none, those asked for."""
     estimated = {pair.metric for pair in verdict.pairs if pair.estimate is not None}
     read = {each.metric for each in verdict.readers.comparisons} if verdict.readers and not verdict.pairs else set()
     found = estimated | read or {pair.metric for pair in verdict.pairs} or set(METRICS)
@@ -93,7 +93,7 @@ def compared_metrics(verdict: Verdict) -> list[Metric]:
 def spoken(metric: Metric, endpoint: Endpoint | None) -> str:
     """The metric's name in a sentence, marked where it is exploratory."""
     name = METRIC_NAMES[metric]
-    return EXPLORATORY.format(metric=name) if endpoint == "exploratory" else name
+    return EXPLORATORY_NAME.format(metric=name) if endpoint == "exploratory" else name
 
 
 def sentence(

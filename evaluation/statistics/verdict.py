@@ -1,4 +1,4 @@
-"""The schema of ``verdict.json``; :mod:`evaluation.statistics.conclusions` says what its codes mean."""
+"""The schema of ``verdict.json``; :mod:`evaluation.statistics.conclusions` defines its codes."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -9,7 +9,7 @@ from evaluation.statistics.analysis_file import Endpoint, Metric
 from evaluation.statistics.clinical_records import Clinical
 
 Code = Literal["better", "worse", "on-par", "undecided"]
-Kind = Literal["configuration", "ensemble", "baseline"]
+ConfigurationKind = Literal["configuration", "ensemble", "baseline"]
 ReaderCode = Literal["superior", "not inferior", "inferior", "undecided"]
 Design = Literal["nested", "paired by fold", "paired by network"]
 
@@ -20,7 +20,7 @@ class Interval(Frozen):
     low: float
     high: float
     level: float
-    """Such as 0.95: 1 − alpha of the analysis."""
+    """Confidence level such as 0.95, 1 − alpha of the analysis."""
 
 
 class MetricSummary(Frozen):
@@ -30,76 +30,76 @@ class MetricSummary(Frozen):
     sd: float | None
     """Standard deviation over runs; null for a single run."""
     interval: Interval | None
-    """For new runs and cases; of a single run or a baseline for new cases. Null where nothing varies."""
+    """Interval for new runs and cases; of a single run or a baseline for new cases. Null where nothing varies."""
     runs: Mapping[str, float | None]
-    """By run."""
+    """Values by run."""
     picai_mean: float | None
     reason: str | None = None
-    """Why the metric is undefined."""
+    """Reason why the metric is undefined."""
 
 
 class ConfigurationSummary(Frozen):
     """One configuration on the test set."""
 
     name: str
-    kind: Kind
+    kind: ConfigurationKind
     runs: int
     cases: int | None
-    """Null, like all that is counted in cases, where a table of runs was compared."""
+    """Number of cases; null, like all counts of cases, where a table of runs was compared."""
     positive_cases: int | None
     lesions: int | None
     missing: int | None
-    """Predictions counted as worst, over all runs."""
+    """Missing predictions, counted as worst, over all runs."""
     candidate_free_cases: int | None
     """Cases without any candidate, over all runs; null without detection maps."""
     trained_on: Mapping[str, int | None] = {}
-    """By run, how many of the cases its networks were trained on; null: not known."""
+    """Number of cases that a run's networks were trained on, by run; null: not known."""
     prepared_sha256: str | None = None
-    """Hash of the dataset with its folds that its runs were trained on; null: not known, or there are several."""
+    """Hash of the dataset with folds that the runs were trained on; null: not known, or several."""
     metrics: Mapping[Metric, MetricSummary]
     lesion_sensitivity_at_fp: Mapping[str, float | None]
-    """Mean over runs, by false positives per case; keys as in ``metrics.json``."""
+    """Lesion sensitivity by false positives per case, mean over runs; keys as in ``metrics.json``."""
     afroc: MetricSummary | None = None
     """Area under the AFROC curve; null without detection maps, lesions or negative cases."""
 
 
 class RunsAndCases(Frozen):
-    """What the test for new runs and cases rests on."""
+    """Design, variances and degrees of freedom of the test for new runs and cases."""
 
     design: Design
     runs: tuple[int, int]
-    """Compared, of a and of b."""
+    """Numbers of compared runs of a and of b."""
     variance_of_runs: float
     variance_of_cases: float
     degrees_of_freedom: float
     note: str | None
-    """What a reader of the result has to know: folds that are not known, runs that are left out."""
+    """Limitations of the result: unknown folds, runs that are left out."""
     approximate: str | None
-    """Why p is approximate; null where simulations show it to be right."""
+    """Reason why p is approximate; null where simulations confirm it."""
 
 
 class RunLevel(Frozen):
     """Whether the training methods differ on this test set."""
 
     p: float | None
-    """Two-sided, exact, of the order of the runs."""
+    """Two-sided exact p of the order of the runs."""
     p_holm: float | None
     p_one_sided: Mapping[str, float] = {}
-    """By the configuration that is the alternative, the other being the base: as in Bosma et al. (RSNA 2022), by
-    picai_eval's permutation test, which pools all runs of each, whatever their folds."""
+    """One-sided p by the configuration that is the alternative, the other being the base, as in Bosma et al. (RSNA
+    2022): picai_eval's permutation test, which pools all runs of each and ignores folds."""
     p_one_sided_within_folds: Mapping[str, float] = {}
-    """The same with runs shuffled within folds, over common folds; empty where ``blocked_by_fold`` is not."""
+    """The same with runs shuffled within common folds; empty unless ``blocked_by_fold``."""
     smallest_attainable_p: float | None
-    """What so many runs could give at best."""
+    """Smallest p that these numbers of runs can give."""
     alpha: float
-    """What p after Holm is compared with: alpha, or the level of a look at a running campaign."""
+    """Level that p after Holm is compared with: alpha, or that of a look at a running campaign."""
     p_of_means: float | None
-    """The same question asked of the means instead of the order; not in the family."""
+    """p of the difference of means instead of the order; not in the family."""
     probability_above: float | None = None
-    """Share of pairs of runs in which a's is above b's, ties counted half: what p is about."""
+    """Share of pairs of runs in which a's is above b's, ties counted half: the tested statistic."""
     blocked_by_fold: bool
     reason: str | None
-    """Why there is no p."""
+    """Reason why there is no p."""
     sentence: str | None = None
 
 
@@ -107,19 +107,19 @@ class Networks(Frozen):
     """Two single networks, or fixed rules, against each other: whether they differ on new cases."""
 
     p: float
-    """Two-sided; DeLong's test, of AP by the patients' influence, with Welch's degrees of freedom."""
+    """Two-sided p by DeLong's test, of AP by the patients' influence, with Welch's degrees of freedom."""
     p_holm: float
-    """Over all comparisons of two single networks by this metric."""
+    """p adjusted over all comparisons of two single networks by this metric."""
     interval: Interval
     p_of_swaps: float
-    """Patients' outputs swapped between the two."""
+    """p by swapping patients' outputs between the two."""
     p_interval: tuple[float, float]
-    """95 %, of a Monte Carlo p of swaps."""
+    """95 % interval of a Monte Carlo p of swaps."""
     exact: bool
     swaps: int | None
-    """How many were drawn; null where all of them were counted."""
+    """Number of swaps drawn; null where all of them were counted."""
     approximate: str | None = None
-    """Why p is approximate."""
+    """Reason why p is approximate."""
 
 
 class Equivalence(Frozen):
@@ -127,7 +127,7 @@ class Equivalence(Frozen):
 
     margin: float
     interval: Interval
-    """Of level 1 − 2·alpha: within ± margin exactly where p ≤ alpha."""
+    """Interval of level 1 − 2·alpha: within ± margin exactly where p ≤ alpha."""
     p: float
     p_holm: float | None
     shown: bool
@@ -139,11 +139,11 @@ class NonInferiority(Frozen):
 
     margin: float
     interval: Interval
-    """Of level 1 − 2·alpha, as that of the equivalence: its ends are the one-sided bounds."""
+    """Interval of level 1 − 2·alpha, whose ends are the one-sided bounds."""
     p_of_a: float
     p_of_b: float
     p_holm_of_a: float | None
-    """Over the family's two questions per comparison, of which at most one is ever wrongly answered yes."""
+    """p adjusted over the family's two hypotheses per comparison, of which at most one is true."""
     p_holm_of_b: float | None
     a_not_inferior: bool
     b_not_inferior: bool
@@ -160,7 +160,7 @@ class Control(Frozen):
     """Mean of the ensemble minus mean of the control."""
     interval: Interval | None
     code: Code | None
-    """Of that comparison, seen from the ensemble; null where it was not declared."""
+    """Code of that comparison, seen from the ensemble; null where it was not declared."""
 
 
 class SubgroupValue(Frozen):
@@ -180,9 +180,9 @@ class SubgroupPair(Frozen):
     interval: Interval
     p: float
     p_holm: float
-    """Over all groups and comparisons."""
+    """p adjusted over all groups and comparisons."""
     approximate: str | None
-    """Why p is approximate."""
+    """Reason why p is approximate."""
 
 
 class Subgroup(Frozen):
@@ -197,9 +197,9 @@ class Subgroup(Frozen):
 
 
 class Interaction(Frozen):
-    """Whether a comparison's difference is another one in a group than in the column's other groups.
+    """Whether a comparison's difference in a group differs from that in the column's other groups.
 
-    Of subgroups the difference in AUROC, of strata of lesions that in sensitivity.
+    The difference is in AUROC for subgroups, in sensitivity for strata of lesions.
     """
 
     column: str
@@ -212,11 +212,11 @@ class Interaction(Frozen):
     """Difference a − b in the group minus that in the others."""
     interval: Interval
     p: float
-    """Two-sided, for new runs and cases; of single networks for new cases."""
+    """Two-sided p for new runs and cases; of single networks for new cases."""
     p_holm: float
-    """Over all interactions."""
+    """p adjusted over all interactions."""
     approximate: str | None
-    """Why p is approximate."""
+    """Reason why p is approximate."""
 
 
 class StratumSensitivity(Frozen):
@@ -226,33 +226,33 @@ class StratumSensitivity(Frozen):
     sensitivity: float
     """Share of the stratum's lesions that are found, mean over runs."""
     interval: tuple[float, float] | None
-    """For new runs and cases, of level 1 − alpha, with the lesions of a patient as one cluster."""
+    """Interval for new runs and cases, of level 1 − alpha, with a patient's lesions as one cluster."""
 
 
 class LesionStratum(Frozen):
     """Lesions with one value in one column."""
 
     column: str
-    """``volume_ml``, ``diameter_mm`` or a column of the table of lesions."""
+    """Column: ``volume_ml``, ``diameter_mm`` or one of the table of lesions."""
     value: str
     lesions: int
     patients: int
-    """With such a lesion; where they are few there are neither intervals nor pairs."""
+    """Patients with such a lesion; where they are few there are neither intervals nor pairs."""
     configurations: tuple[StratumSensitivity, ...]
     pairs: tuple[SubgroupPair, ...]
-    """Differences in sensitivity; Holm over all strata and comparisons."""
+    """Differences in sensitivity, adjusted by Holm over all strata and comparisons."""
 
 
 class LesionStrata(Frozen):
     """Sensitivity by strata of lesions, at one threshold of each run."""
 
     threshold: float | None
-    """The declared one of confidence, for all runs."""
+    """Declared threshold of confidence for all runs; null without one."""
     false_positives_per_case: float | None
-    """Or what chose each run's."""
+    """False positives per case that chose each run's threshold; null if declared."""
     thresholds_from: Literal["declared", "validation", "test set"]
     thresholds: Mapping[str, float]
-    """By run."""
+    """Thresholds by run."""
     strata: tuple[LesionStratum, ...]
     interactions: tuple[Interaction, ...]
 
@@ -264,9 +264,9 @@ class ReaderSummary(Frozen):
     cases: int
     auroc: float
     ap: float | None
-    """Null where the table does not tell what marks hit."""
+    """AP; null where the table does not say which marks hit."""
     sensitivity: float | None
-    """At the declared threshold; null without one, as ``specificity``."""
+    """Sensitivity at the declared threshold; null, like ``specificity``, without one."""
     specificity: float | None
 
 
@@ -281,24 +281,24 @@ class AgainstReaders(Frozen):
     """Mean over runs minus mean over readers."""
     interval: Interval
     p: float
-    """Two-sided, for new runs, new readers and new cases."""
+    """Two-sided p for new runs, new readers and new cases."""
     p_holm: float
     alpha: float
-    """What p after Holm is compared with: two-sided of a difference, one-sided of non-inferiority."""
+    """Level that p after Holm is compared with: two-sided of a difference, one-sided of non-inferiority."""
     single: bool
-    """Whether it is one network or a fixed rule, compared as such: for new readers and new cases alone."""
+    """Whether it is one network or a fixed rule, compared for new readers and new cases only."""
     variance_of_runs: float
     variance_of_readers: float
     variance_of_cases: float
     degrees_of_freedom: float
     margin: float | None
     p_inferior: float | None
-    """One-sided: of a disadvantage of at least the margin."""
+    """One-sided p of a disadvantage of at least the margin."""
     p_inferior_holm: float | None
     approximate: str | None
-    """Why p is approximate."""
+    """Reason why p is approximate."""
     endpoint: Endpoint | None = None
-    """As that of a comparison."""
+    """Declared role of the metric, as of a comparison."""
     code: ReaderCode
     sentence: str
 
@@ -312,7 +312,7 @@ class AtReadersSpecificity(Frozen):
     readers_sensitivity: float
     difference: float
     interval: Interval
-    """Percentiles over resampled patients, runs and readers."""
+    """Percentile interval over resampled patients, runs and readers."""
 
 
 class ReaderStudy(Frozen):
@@ -322,13 +322,13 @@ class ReaderStudy(Frozen):
     design: Literal["fully crossed", "split-plot"]
     means: Mapping[Metric, float]
     intervals: Mapping[Metric, Interval | None]
-    """Of the mean over readers, for new readers and cases."""
+    """Intervals of the mean over readers, for new readers and cases."""
     comparisons: tuple[AgainstReaders, ...]
     threshold: float | None
-    """Of the readers' scores: at least so much is positive."""
+    """Smallest positive score of the readers."""
     operating_points: tuple[AtReadersSpecificity, ...]
     left_out: tuple[str, ...] = ()
-    """Who is not compared by which metric, and why."""
+    """Configurations or readers that are not compared by a metric, and why."""
 
 
 class PairVerdict(Frozen):
@@ -338,28 +338,28 @@ class PairVerdict(Frozen):
     b: str
     metric: Metric
     endpoint: Endpoint | None = None
-    """What the analysis file declares the metric to be; null where it declares no primary one."""
+    """Declared role of the metric; null without a primary metric."""
     estimate: float | None
     """Mean of a minus mean of b, over the runs that are compared."""
     interval: Interval | None
-    """For new runs and cases, of level 1 − alpha; excludes 0 exactly where ``p`` < alpha."""
+    """Interval for new runs and cases, of level 1 − alpha; excludes 0 exactly where ``p`` < alpha."""
     p: float | None
-    """For new runs and cases, two-sided."""
+    """Two-sided p for new runs and cases."""
     p_holm: float | None
     alpha: float
-    """What p after Holm is compared with: alpha, or the level of a look at a running campaign."""
+    """Level that p after Holm is compared with: alpha, or that of a look at a running campaign."""
     runs_and_cases: RunsAndCases | None
     reason: str | None
-    """Why new runs and cases are not asked about."""
+    """Reason why new runs and cases are not asked about."""
     networks: Networks | None
-    """Where single networks or fixed rules are compared."""
+    """Comparison of single networks or fixed rules; null for others."""
     run_level: RunLevel
     equivalence: Equivalence | None
-    """Null without a margin in the analysis file."""
+    """Test of equivalence; null without a margin in the analysis file."""
     non_inferiority: NonInferiority | None
-    """Null without a margin in the analysis file."""
+    """Tests of non-inferiority; null without a margin in the analysis file."""
     ensemble: str | None
-    """The one of the two that is an ensemble of several configurations, where the other is not one itself."""
+    """Name of the one that is an ensemble of several configurations, where the other is not."""
     controls: tuple[Control, ...]
     """Size-matched controls of that ensemble; empty where none was scored."""
     code: Code
@@ -382,15 +382,15 @@ class Verdict(Record):
     """sha256 of the analysis file, or ``exploratory``."""
     analysis_name: str
     card: str | None
-    """Null, like its hash, where a table of runs was compared."""
+    """Name of the card; null, like its hash, where a table of runs was compared."""
     card_sha256: str | None
     alpha: float
     seed: int
     replicates: int
-    """Of the bootstrap bands of curves."""
+    """Bootstrap replicates of the bands of curves."""
     swaps: int
     looks: tuple[int, ...]
-    """Runs per configuration at which the running campaign was to be looked at; none if only at its end."""
+    """Runs per configuration at the planned looks; empty without interim analyses."""
     family: int
     """Declared comparisons per metric; Holm adjusts over those of them that could be tested."""
     data_licences: tuple[str, ...]
@@ -399,20 +399,20 @@ class Verdict(Record):
     configurations: tuple[ConfigurationSummary, ...]
     pairs: tuple[PairVerdict, ...]
     readers: ReaderStudy | None = None
-    """Null without ``--readers``."""
+    """Comparison with human readers; null without ``--readers``."""
     clinical: Clinical | None = None
-    """Null for a table of runs, and where the test set has one class only."""
+    """Clinical use; null for a table of runs, and where the test set has one class only."""
     subgroups: tuple[Subgroup, ...] = ()
-    """Empty where the analysis file declares none."""
+    """Subgroups of cases; empty where the analysis file declares none."""
     interactions: tuple[Interaction, ...] = ()
     lesion_strata: LesionStrata | None = None
-    """Null where sizes of lesions are not recorded."""
+    """Strata of lesions; null where sizes of lesions are not recorded."""
     primary: Metric | None = None
-    """The metric that was declared to be the primary one."""
+    """The declared primary metric."""
     sample_size: str | None = None
-    """How the numbers of runs and cases were planned, in a sentence; null without ``--plan``."""
+    """One sentence on how runs and cases were planned; null without ``--plan``."""
     margins: Mapping[Metric, float] = {}
-    """The declared ones, whether they could be tested or not."""
+    """Declared margins, tested or not."""
     subgroups_left_out: tuple[str, ...] = ()
-    """Groups of the declared columns that are too small to be judged, each with what it holds; of these, ``subgroups``
-    holds those that are large enough to be shown, without intervals and pairs."""
+    """Declared groups that are too small to be tested, with their numbers of cases; ``subgroups`` holds those of them
+    that are large enough to be shown, without intervals and pairs."""

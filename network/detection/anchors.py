@@ -23,7 +23,7 @@ Voxels = Annotated[float, Field(gt=0, le=10_000)]
 
 WANTED_LEVELS = 4
 COARSEST_FIRST_LEVEL = 2
-"""nnDetection wants four levels, never the costly full resolution, and begins no coarser than this level."""
+"""Coarsest level at which detection may begin; nnDetection uses four levels, never the costly full resolution."""
 
 
 class AnchorPlan(Frozen):

@@ -1,7 +1,7 @@
 """Boxes in voxels: overlap, the code relative to an anchor, clipping and mirroring.
 
-One convention holds everywhere: a box is (z0, y0, x0, z1, y1, x1), the lower corner first, in voxels of the array that
-it lies on. Coordinates are edges, not centres: voxel i reaches from i to i + 1, so a lesion of the voxels 3, 4 and 5
+One convention holds everywhere: a box is (z0, y0, x0, z1, y1, x1), the lower corner first, in voxels of its
+array. Coordinates are edges, not centres: voxel i reaches from i to i + 1, so a lesion of the voxels 3, 4 and 5
 has the box [3, 6) on that axis, and the box of a whole array of shape (z, y, x) is (0, 0, 0, z, y, x). A box without
 extent on some axis is degenerate: its volume and its overlap with any box are 0.
 
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 LARGEST_LOG_GROWTH = math.log(1000 / 16)
-"""A decoded box is at most this many times (as a logarithm) its anchor, so that no exponential overflows; the customary
-bound, from Detectron."""
+"""Logarithm of the largest ratio of a decoded box to its anchor, so that no exponential overflows; the customary bound,
+from Detectron."""
 
 
 def sizes(boxes: Tensor) -> Tensor:

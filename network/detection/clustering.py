@@ -26,7 +26,7 @@ CaseScore = Literal["maximum", "noisy-or", "top-k-mean"]
 """How a case's findings become one likelihood; see :func:`network.detection.painting.combine_scores`."""
 
 STRONGEST = 10_000
-"""Predictions that are clustered at most; the others are weaker than all of these."""
+"""Most predictions that are clustered, by descending score."""
 _TILE_DEVIATION = 0.8
 """Standard deviation of the weight within a tile, in halves of the tile."""
 
@@ -39,27 +39,27 @@ class BoxPostprocessing(Frozen):
     """
 
     score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Predictions count whose score is greater."""
+    """Predictions with a score not above this are dropped."""
     cluster_iou: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Predictions join a cluster whose strongest they overlap by more than this."""
+    """Predictions join a cluster if their IoU with its strongest is above this."""
     minimum_size_voxels: Annotated[float, Field(ge=0, le=10_000)] = 0.01
-    """Predictions count that extend further than this on every axis."""
+    """Predictions that are not larger than this along every axis are dropped."""
     fill: BoxShape = "cuboid"
     case_score: CaseScore = "maximum"
     k: Annotated[int, Field(ge=1, le=10_000)] = 3
-    """How many of the highest findings ``top-k-mean`` averages."""
+    """Number of highest findings that ``top-k-mean`` averages."""
 
 
 @dataclass(frozen=True)
 class ScoredBoxes:
-    """Boxes in a study, in no particular order unless said."""
+    """Boxes in a study, in any order unless stated."""
 
     boxes: Float64Array
     """Shape (count, 6)."""
     scores: Float64Array
     """Shape (count,), in [0, 1]."""
     weights: Float64Array
-    """How much each counts in a cluster, shape (count,); positive."""
+    """Weight of each prediction in its cluster, shape (count,); positive."""
 
     def __len__(self) -> int:
         return len(self.scores)

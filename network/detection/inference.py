@@ -27,9 +27,10 @@ class Detector:
     """One member."""
 
     network: nn.Module
-    """Gives a :class:`network.detection.retina_unet.DetectorOutput`; in evaluation mode, on the device of the data."""
+    """Network with a :class:`network.detection.retina_unet.DetectorOutput`, in evaluation mode, on the device of the
+    data."""
     anchors: Sequence[Tensor]
-    """Of a patch, on the device of the data; see :func:`network.detection.anchors.anchors_of_patch`."""
+    """Anchors of a patch, on the device of the data; see :func:`network.detection.anchors.anchors_of_patch`."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class RawDetections:
     """What members found in the tiles and mirrored copies of a study, before it is clustered."""
 
     by_member: tuple[ScoredBoxes, ...]
-    """In voxels of the study, cut at its edges."""
+    """Findings of each member in voxels of the study, cut at its edges."""
     tiles: Sequence[Box]
     copies: int
     """Mirrored copies of each tile, the tile itself included."""
     segmentations: tuple[Float32Array, ...] = ()
-    """Of each member the lesion probability by its segmentation head, shape (z, y, x); empty unless asked for."""
+    """Lesion probability of each member's segmentation head, shape (z, y, x); empty unless requested."""
 
     def clustered(self, rule: BoxPostprocessing, members: Sequence[int] | None = None) -> ScoredBoxes:
         """Boxes of some members together, by falling score; None: of all."""

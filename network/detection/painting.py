@@ -17,9 +17,9 @@ from contract.images.volume import Float32Array
 from network.detection.clustering import BoxShape, CaseScore, Float64Array, ScoredBoxes
 
 MINIMUM_VOXELS = 10
-"""A box needs more voxels than this."""
+"""Boxes with no more voxels than this are not painted."""
 LESION_PROBABILITY = 0.5
-"""From here on a voxel belongs to the segmented lesion."""
+"""Lowest probability of voxels of the segmented lesion."""
 
 
 def paint_boxes(

@@ -38,11 +38,11 @@ class DetectorOutput:
     """
 
     logits: Tensor
-    """Of a lesion in each anchor's box, shape (batch, anchors)."""
+    """Logits of a lesion in each anchor's box, shape (batch, anchors)."""
     deltas: Tensor
-    """From the anchors to the boxes, shape (batch, anchors, 6); see :func:`network.detection.boxes.decode`."""
+    """Shifts from the anchors to the boxes, shape (batch, anchors, 6); see :func:`network.detection.boxes.decode`."""
     segmentation: Tensor
-    """Logits, shape (batch, classes, z, y, x)."""
+    """Logits of the segmentation, shape (batch, classes, z, y, x)."""
 
 
 def build_retina_unet(plans: Mapping[str, Any], dataset: Mapping[str, Any], anchors: AnchorPlan) -> "RetinaUNet":

@@ -34,7 +34,7 @@ class AveragedSegmentation:
         self._weights = padded.new_zeros(padded.shape[1:])
 
     def add(self, member: int, logits: Tensor, tiles: Sequence[Box], *, mirror_axes: Sequence[int]) -> None:
-        """Take what a member says of one mirrored copy of some tiles.
+        """Add a member's logits of one mirrored copy of some tiles.
 
         Parameters
         ----------
@@ -55,7 +55,7 @@ class AveragedSegmentation:
             self._weights[tile] += self._weight
 
     def probabilities(self, lesion_class: int, shape_zyx: Sequence[int]) -> tuple[Float32Array, ...]:
-        """Of each member the probability of a class, shape (z, y, x), without padding at the upper ends.
+        """Probability of a class by each member, shape (z, y, x), without padding at the upper ends.
 
         Raises
         ------

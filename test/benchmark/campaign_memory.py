@@ -1,4 +1,4 @@
-"""How much memory a training takes on the CPU, beside what a campaign expects: ``campaign_memory.py PREPARED``.
+"""How much memory a training takes on the CPU, compared with a campaign's estimate: ``campaign_memory.py PREPARED``.
 
 With ``--configuration retina-unet`` for a network that finds boxes; ``--plans`` takes some of the plans below.
 

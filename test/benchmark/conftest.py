@@ -1,4 +1,4 @@
-"""The benchmark that a file of tests is about, as a module."""
+"""The benchmark of a test file, as a module."""
 
 import importlib.util
 import sys

@@ -1,4 +1,4 @@
-"""What a submission learns of hidden labels from the platform's figures, in bits, with a frozen baseline and without.
+"""What a submission learns about hidden labels from the platform's figures, in bits.
 
     python test/benchmark/disclosure.py [--quick]
 
@@ -24,7 +24,7 @@ import measure  # noqa: F401 - puts the project first, where evaluation is the p
 import numpy as np
 
 from contract.records import Metrics, MetricsRecord
-from evaluation.frozen_baselines import compared
+from evaluation.index import against_baseline
 from evaluation.metrics.disclosure import disclosed
 from evaluation.metrics.outcomes import BoolArray, FloatArray, Outcome, TestSet, weighted_ap, weighted_auroc
 
@@ -67,7 +67,7 @@ def shown(positive: BoolArray, likelihood: FloatArray, raised: Sequence[int]) ->
     changed[list(raised)] = 2 + np.arange(len(raised))
     submission = outcome(positive, changed)
     strict = exact(truth, submission)
-    exactly = compared(truth, submission, outcome(positive, likelihood))
+    exactly = against_baseline(truth, submission, outcome(positive, likelihood))
     record = disclosed(MetricsRecord(strict=strict, picai=strict, baselines={"known": exactly}))
     assert record.strict is not None
     against = {metric: rounded(each.model_dump()) for metric, each in record.baselines["known"].items()}

@@ -1,4 +1,4 @@
-"""What a program costs: CPU seconds, wall seconds and peak memory; and how the benchmarks report it beside a peer.
+"""CPU seconds, wall seconds and peak memory of a program, and the benchmarks' report of two programs.
 
 A benchmark ``test/benchmark/NAME.py`` runs us and the peer one after the other on the same input, each as a child
 process, and ends with ``report``: a table, then one line of JSON. Conventions:

@@ -23,9 +23,10 @@ from typing import Any
 import measure
 import numpy as np
 from scipy.stats import beta, rankdata
+from swaps import swap_differences
 
 from evaluation.metrics.outcomes import Outcome, TestSet
-from evaluation.statistics.case_permutation import case_swap_tests, swap_differences
+from evaluation.statistics.resampling.case_permutation import case_swap_tests
 
 SIDES = ("ap", "auroc")
 PEER = "loop"

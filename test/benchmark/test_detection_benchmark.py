@@ -69,7 +69,7 @@ def test_the_peer_gets_the_features_of_our_detection_levels(benchmark: ModuleTyp
     assert used and not used & finest  # the peer need not decode the full resolution
 
 
-def test_without_the_peer_one_line_says_where_it_comes_from() -> None:
+def test_missing_peer_is_one_line_with_its_source() -> None:
     ended = subprocess.run(
         [sys.executable, "-E", FOLDER / "detection.py", "--quick"], capture_output=True, text=True, check=False
     )

@@ -35,7 +35,7 @@ def test_sleep_costs_wall_seconds_and_no_cpu_seconds() -> None:
     assert found.cpu_s < 0.3
 
 
-def test_peak_memory_is_the_childs_and_not_that_of_the_process_which_measures() -> None:
+def test_peak_memory_is_that_of_the_child_process() -> None:
     ballast = np.ones(40_000_000)  # 320 MB in this process
     small = measure.run(python("pass"))
     large = measure.run(python("held = b'x' * 200_000_000"))
@@ -67,7 +67,7 @@ def test_a_program_that_takes_too_long_is_killed_and_named(tmp_path: Path) -> No
     ],
     ids=["exit status", "signal", "no such program"],
 )
-def test_a_program_that_fails_is_named_with_what_it_said(command: list[str], found: str) -> None:
+def test_failing_program_is_named_with_its_message(command: list[str], found: str) -> None:
     with refused_with(expected="exit status 0", found=found):
         measure.run(command)
 
@@ -87,7 +87,7 @@ def test_parts_add_up_in_time_and_not_in_memory() -> None:
     assert measure.total(parts) == measure.Measured(1.5, 2.25, 30.0)
 
 
-def test_the_report_ends_with_one_line_of_json_in_which_above_one_means_that_we_are_cheaper(
+def test_report_ends_with_a_json_line_of_ratios_above_one_if_cheaper(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     ours, peer = measure.Measured(0.5, 1.0, 100.0), measure.Measured(5.0, 4.0, 900.0)

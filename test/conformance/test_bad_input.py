@@ -69,7 +69,7 @@ def test_an_image_that_does_not_exist(refuse):
     )
 
 
-def test_an_archive_that_is_none(refuse, tmp_path):
+def test_file_that_is_not_an_archive(refuse, tmp_path):
     (tmp_path / "image.tar.gz").write_bytes(b"nothing")
     line = refuse(tmp_path / "image.tar.gz", "--kind", "algorithm")
     assert line.startswith("error: ") and " load: " in line

@@ -207,13 +207,13 @@ def real_predictions(place, model, real_data: Path, tmp_path_factory: pytest.Tem
     ]
 
 
-def test_phantoms_get_a_detection_map_on_their_own_grid_and_a_likelihood(phantom_predictions):
+def test_phantoms_get_a_map_on_their_own_grid_and_a_likelihood(phantom_predictions):
     for prediction in phantom_predictions:
         require_strict_outputs(prediction)
 
 
 @pytest.mark.data
-def test_real_studies_get_a_detection_map_on_their_own_grid_and_a_likelihood(real_predictions):
+def test_real_studies_get_a_map_on_their_own_grid_and_a_likelihood(real_predictions):
     for prediction in real_predictions:
         require_strict_outputs(prediction)
 
@@ -355,13 +355,11 @@ def ct_prediction(place, ct_model, ct_phantoms, tmp_path_factory) -> Prediction:
     return predict(place, ct_model, case_id, study, folder, keys=["socket"], card=CT_CARD)
 
 
-def test_a_ct_phantom_gets_a_detection_map_on_its_own_grid_and_a_likelihood(ct_prediction):
+def test_ct_phantom_gets_a_map_on_its_own_grid_and_a_likelihood(ct_prediction):
     require_strict_outputs(ct_prediction)
 
 
-def test_the_ct_phantom_is_scored_by_the_lesion_alone_although_its_truth_has_organs(
-    place, ct_phantoms, ct_prediction, tmp_path
-):
+def test_ct_phantom_with_organ_labels_is_scored_by_the_lesion(place, ct_phantoms, ct_prediction, tmp_path):
     truth = tmp_path / "truth"
     truth.mkdir()
     shutil.copy(ct_phantoms / "labels" / f"{ct_prediction.case_id}.nii.gz", truth)
@@ -377,7 +375,7 @@ def test_the_ct_phantom_is_scored_by_the_lesion_alone_although_its_truth_has_org
 
 
 @pytest.mark.data
-def test_a_real_contrast_ct_gets_a_detection_map_on_its_own_grid_and_a_likelihood(place, ct_model, real_data, tmp_path):
+def test_real_ct_gets_a_map_on_its_own_grid_and_a_likelihood(place, ct_model, real_data, tmp_path):
     """512 × 512 × 20 voxels of the upper abdomen; nothing is claimed about what a network of phantoms finds in it."""
     study = tmp_path / "study"
     study.mkdir()

@@ -1,5 +1,5 @@
-"""The world of these tests."""
+"""The fixture ``demo`` of these tests."""
 
-from safety.world import world
+from safety.demo_outputs import demo
 
-__all__ = ["world"]
+__all__ = ["demo"]

@@ -19,19 +19,19 @@ COHORT = ("--card", CARD, "--cases", "2", "--positive-fraction", "0.5", "--seed"
 
 
 COMMANDS = {
-    "phantom": lambda world: ("phantom", *COHORT),
-    "exec": lambda world: ("algorithm", "--input", world / "study", "--model", world / "model", "--no-mirroring"),
-    "candidates": lambda world: ("algorithm", "candidates", "--probability", world / "maps" / "ce"),
-    "baseline": lambda world: ("algorithm", "baseline", "--card", CARD, "--archive", world / "archive"),
-    "score": lambda world: ("evaluation", "score", "--predictions", world / "maps", "--truth", world / "archive"),
+    "phantom": lambda demo: ("phantom", *COHORT),
+    "exec": lambda demo: ("algorithm", "--input", demo / "study", "--model", demo / "model", "--no-mirroring"),
+    "candidates": lambda demo: ("algorithm", "candidates", "--probability", demo / "maps" / "ce"),
+    "baseline": lambda demo: ("algorithm", "baseline", "--card", CARD, "--archive", demo / "archive"),
+    "score": lambda demo: ("evaluation", "score", "--predictions", demo / "maps", "--truth", demo / "archive"),
 }
 
 
 @pytest.mark.parametrize(("command", "size_kb"), [*((name, 4) for name in COMMANDS), ("phantom", 60)])
-def test_a_full_disk_is_said_in_one_line_and_nothing_is_cut(
-    namespace: list[str], world: Path, tmp_path: Path, command: str, size_kb: int
+def test_full_disk_is_one_line_and_leaves_no_partial_file(
+    namespace: list[str], demo: Path, tmp_path: Path, command: str, size_kb: int
 ) -> None:
-    ended, copy = run_on_small_disk(namespace, f"{size_kb}k", tmp_path, "-m", *COMMANDS[command](world))
+    ended, copy = run_on_small_disk(namespace, f"{size_kb}k", tmp_path, "-m", *COMMANDS[command](demo))
     assert (ended.returncode, ended.stderr.count("\n")) == (3, 1), ended.stderr
     assert re.search(r"on the disk, found|No space left", ended.stderr)
     assert not list(copy.rglob(".partial-*"))
@@ -39,14 +39,14 @@ def test_a_full_disk_is_said_in_one_line_and_nothing_is_cut(
         require_whole(path)
 
 
-def test_a_read_only_disk_is_refused_before_work(namespace: list[str], world: Path, tmp_path: Path) -> None:
+def test_a_read_only_disk_is_refused_before_work(namespace: list[str], demo: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     script = 'mount -t tmpfs -o ro none "$1" || exit 99; shift; exec "$@"'
     plan = ("evaluation", "plan", "--studies", "20", "--runs", "2", "--cases", "30")
-    train = ("training", "run", "--prepared", str(world / "prepared"), "--configuration", "ce", "--fold", "0")
-    train += ("--restart", "1", "--profile", str(world / "tiny.toml"), "--device", "cpu")
-    for words in (plan, train, ("training", "campaign", str(world / "campaign.toml"))):
+    train = ("training", "run", "--prepared", str(demo / "prepared"), "--configuration", "ce", "--fold", "0")
+    train += ("--restart", "1", "--profile", str(demo / "tiny.toml"), "--device", "cpu")
+    for words in (plan, train, ("training", "campaign", str(demo / "campaign.toml"))):
         call = [sys.executable, "-m", *words, "--output", disk / "output"]
         ended = run(*namespace, "sh", "-c", script, "sh", disk, *call)
         assert (ended.returncode, ended.stderr.count("\n")) == (3, 1), ended.stderr

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from demo_files import CARD, run
 from paths import PROJECT
-from safety.world import everything
+from safety.demo_outputs import everything
 
 import algorithm.__main__
 import evaluation.__main__
@@ -35,9 +35,9 @@ class Row:
     """One command that writes."""
 
     words: Callable[[Path], Words]
-    """Package, command and options for a world, but for the output."""
+    """Package, command and options for a demo, but for the output."""
     inputs: tuple[str, ...]
-    """Folders of the world that it reads and that its output has to lie apart from."""
+    """Folders of the demo that it reads and that its output has to lie apart from."""
     names: tuple[str, ...]
     """Files that it writes into its output, with a slash folders; of a command that writes one file, none."""
     suffix: str = ""
@@ -51,31 +51,31 @@ RUN = ("weights.safetensors", "card.toml", "plans.json", "training.log", "work",
 PLAN = ("--studies", 20, "--runs", 2, "--cases", 30)
 
 
-def of_run(world: Path) -> Words:
-    return ("--configuration", "ce", "--fold", 0, "--restart", 1, "--profile", world / "tiny.toml", "--device", "cpu")
+def of_run(demo: Path) -> Words:
+    return ("--configuration", "ce", "--fold", 0, "--restart", 1, "--profile", demo / "tiny.toml", "--device", "cpu")
 
 
 ROWS: dict[tuple[str, str], Row] = {
     ("phantom", ""): Row(
-        lambda world: ("phantom", "--card", CARD, "--cases", 2, "--positive-fraction", 0.5, "--seed", 3),
+        lambda demo: ("phantom", "--card", CARD, "--cases", 2, "--positive-fraction", 0.5, "--seed", 3),
         (),
         ("archive.json", "marksheet.csv", "labels/10000_1000000.nii.gz", "10000/10000_1000000_adc.mha"),
     ),
     ("phantom", "sheet"): Row(
-        lambda world: ("phantom", "sheet", "--card", CARD, "--archive", world / "archive"), ("archive",), (), ".png"
+        lambda demo: ("phantom", "sheet", "--card", CARD, "--archive", demo / "archive"), ("archive",), (), ".png"
     ),
     ("training", "prepare"): Row(
-        lambda world: ("training", "prepare", "--card", CARD, "--archive", world / "archive", "--folds", 2),
+        lambda demo: ("training", "prepare", "--card", CARD, "--archive", demo / "archive", "--folds", 2),
         ("archive",),
         ("splits.json", "card.toml", "sources.json", "prepare.log", "cases/10000_1000000.pkl"),
     ),
     ("training", "run"): Row(
-        lambda world: ("training", "run", "--prepared", world / "prepared", *of_run(world)),
+        lambda demo: ("training", "run", "--prepared", demo / "prepared", *of_run(demo)),
         ("prepared", "archive"),
         RUN,
     ),
     ("training", "campaign"): Row(
-        lambda world: ("training", "campaign", world / "campaign.toml"),
+        lambda demo: ("training", "campaign", demo / "campaign.toml"),
         ("prepared", "archive"),
         (
             *("status.html", ".campaign.lock", "slurm", "slurm/", "ce_fold0_restart1/"),
@@ -83,10 +83,10 @@ ROWS: dict[tuple[str, str], Row] = {
         ),
     ),
     ("training", "status"): Row(
-        lambda world: ("training", "status", world / "campaign.toml"), ("prepared",), ("status.html",)
+        lambda demo: ("training", "status", demo / "campaign.toml"), ("prepared",), ("status.html",)
     ),
     ("training", "sweep"): Row(
-        lambda world: ("training", "sweep", "--runs", world / "runs" / "retina-unet", "--device", "cpu"),
+        lambda demo: ("training", "sweep", "--runs", demo / "runs" / "retina-unet", "--device", "cpu"),
         ("runs/retina-unet", "archive"),
         (
             "map_sweep.csv",
@@ -95,30 +95,30 @@ ROWS: dict[tuple[str, str], Row] = {
         ),
     ),
     ("training", "bundle"): Row(
-        lambda world: ("training", "bundle", "--runs", world / "runs" / "ce"), ("runs/ce",), (), ".tar.gz"
+        lambda demo: ("training", "bundle", "--runs", demo / "runs" / "ce"), ("runs/ce",), (), ".tar.gz"
     ),
     ("training", "predict"): Row(
-        lambda world: ("training", "predict", "--run", world / "upstream", "--archive", world / "archive"),
+        lambda demo: ("training", "predict", "--run", demo / "upstream", "--archive", demo / "archive"),
         ("upstream", "archive"),
         ("predictions.json", "card.toml", "prediction.log", "nndetection", "10000_1000000/study.json"),
     ),
     ("algorithm", ""): Row(
-        lambda world: ("algorithm", "--input", world / "study", "--model", world / "model", "--no-mirroring"),
+        lambda demo: ("algorithm", "--input", demo / "study", "--model", demo / "model", "--no-mirroring"),
         ("study", "model"),
         (f"{MAP}/image.mha", "cspca-case-level-likelihood.json"),
     ),
     ("algorithm", "batch"): Row(
-        lambda world: ("algorithm", "batch", "--archive", world / "archive", "--model", world / "model"),
+        lambda demo: ("algorithm", "batch", "--archive", demo / "archive", "--model", demo / "model"),
         ("archive", "model"),
         ("batch.json", "predictions.json", "source.json", "card.toml", "failures.json", "10000_1000000"),
     ),
     ("algorithm", "candidates"): Row(
-        lambda world: ("algorithm", "candidates", "--probability", world / "maps" / "ce"),
+        lambda demo: ("algorithm", "candidates", "--probability", demo / "maps" / "ce"),
         ("maps/ce",),
         ("10000_1000000.mha", "10000_1000000.json", "source.json"),
     ),
     ("algorithm", "baseline"): Row(
-        lambda world: ("algorithm", "baseline", "--card", CARD, "--archive", world / "archive"),
+        lambda demo: ("algorithm", "baseline", "--card", CARD, "--archive", demo / "archive"),
         ("archive",),
         (
             "baseline-minimum-adc/predictions.json",
@@ -127,27 +127,27 @@ ROWS: dict[tuple[str, str], Row] = {
         ),
     ),
     ("evaluation", ""): Row(
-        lambda world: ("evaluation", "--input", world / "maps" / "ce", "--truth", world / "archive"),
+        lambda demo: ("evaluation", "--input", demo / "maps" / "ce", "--truth", demo / "archive"),
         ("maps/ce", "archive"),
         ("metrics.json",),
     ),
     ("evaluation", "score"): Row(
-        lambda world: ("evaluation", "score", "--predictions", world / "maps", "--truth", world / "archive" / "labels"),
+        lambda demo: ("evaluation", "score", "--predictions", demo / "maps", "--truth", demo / "archive" / "labels"),
         ("maps", "archive/labels"),
         (*(f"ce/{name}" for name in SCORES), "focal/"),
     ),
     ("evaluation", "compare"): Row(
-        lambda world: ("evaluation", "compare", "--scores", world / "scores", "--few-patients"),
+        lambda demo: ("evaluation", "compare", "--scores", demo / "scores", "--few-patients"),
         ("scores",),
         ("verdict.json", "report.html", "figures/roc.svg", "figures/", "tables/flips.csv"),
     ),
-    ("evaluation", "plan power"): Row(lambda world: ("evaluation", "plan", "power", *PLAN), (), ("plan.json",)),
-    ("evaluation", "plan errors"): Row(lambda world: ("evaluation", "plan", "errors", *PLAN), (), ("plan.json",)),
+    ("evaluation", "plan power"): Row(lambda demo: ("evaluation", "plan", "power", *PLAN), (), ("plan.json",)),
+    ("evaluation", "plan errors"): Row(lambda demo: ("evaluation", "plan", "errors", *PLAN), (), ("plan.json",)),
     ("evaluation", "plan readers"): Row(
-        lambda world: ("evaluation", "plan", "readers", "--cases", 100), (), ("plan-readers.json",)
+        lambda demo: ("evaluation", "plan", "readers", "--cases", 100), (), ("plan-readers.json",)
     ),
     ("evaluation", "plan stop"): Row(
-        lambda world: ("evaluation", "plan", "stop", "--scores", world / "scores", "--analysis", world / "looks.toml"),
+        lambda demo: ("evaluation", "plan", "stop", "--scores", demo / "scores", "--analysis", demo / "looks.toml"),
         ("scores",),
         ("sequential.json",),
     ),
@@ -219,9 +219,9 @@ def in_the_way(what: str, path: Path) -> None:
 
 @pytest.mark.parametrize(("row", "what", "name"), cases())
 def test_what_is_the_user_s_is_refused_in_one_line_and_stays(
-    row: Row, what: str, name: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+    row: Row, what: str, name: str, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 ) -> None:
-    monkeypatch.setenv("PATH", f"{world / 'programs'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{demo / 'programs'}{os.pathsep}{os.environ['PATH']}")
     output = tmp_path / "user" / f"output{row.suffix}"
     output.parent.mkdir()
     if what in ("file", "folder", "link"):
@@ -241,32 +241,32 @@ def test_what_is_the_user_s_is_refused_in_one_line_and_stays(
         in_the_way("file", output / row.names[0] if row.names else output)
     elif what in ("another's", "below another's"):
         made = "archive" if row.names[:1] != ("archive.json",) else "prepared"
-        shutil.copytree(world / made, tmp_path / "user" / "other")
+        shutil.copytree(demo / made, tmp_path / "user" / "other")
         output = tmp_path / "user" / "other" / ("new" if what.startswith("below") else "")
         output /= f"x{row.suffix}" if row.suffix else ""
     elif what == "around":
-        output = (world / row.inputs[0]).parent if not row.suffix else world / row.inputs[0] / f"x{row.suffix}"
+        output = (demo / row.inputs[0]).parent if not row.suffix else demo / row.inputs[0] / f"x{row.suffix}"
     elif what == "input":
-        output = world / name / f"x{row.suffix}" if row.suffix else world / name
+        output = demo / name / f"x{row.suffix}" if row.suffix else demo / name
     elif what == "in input":
-        output = world / name / "new" / f"x{row.suffix}"
+        output = demo / name / "new" / f"x{row.suffix}"
     elif what == "dots":
-        (tmp_path / "link").symlink_to(world / name)
+        (tmp_path / "link").symlink_to(demo / name)
         output = tmp_path / "link" / ".." / Path(name).name / f"x{row.suffix}"
-    before = everything(tmp_path), everything(world)
+    before = everything(tmp_path), everything(demo)
     capsys.readouterr()
-    status = run(*row.words(world), row.option, output)
+    status = run(*row.words(demo), row.option, output)
     said = capsys.readouterr().err
-    assert (everything(tmp_path), everything(world)) == before
+    assert (everything(tmp_path), everything(demo)) == before
     assert (status, said.count("\n")) == (3, 1), said
     assert ": " in said.removeprefix("error: ")  # where, and what is wrong
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "link"])
-def test_the_index_of_a_truth_takes_the_place_of_nothing_else(
-    what: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_truth_index_replaces_no_other_file(
+    what: str, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    truth = Path(shutil.copytree(world / "archive" / "labels", tmp_path / "truth"))
+    truth = Path(shutil.copytree(demo / "archive" / "labels", tmp_path / "truth"))
     (truth / "truth-index.zip").unlink(missing_ok=True)
     in_the_way(what, truth / "truth-index.zip")
     before = everything(tmp_path)
@@ -274,16 +274,16 @@ def test_the_index_of_a_truth_takes_the_place_of_nothing_else(
     assert run("evaluation", "index", "--truth", truth) == 3
     assert "truth-index.zip: not an index" in capsys.readouterr().err
     assert everything(tmp_path) == before
-    scoring = ("score", "--predictions", world / "maps", "--truth", truth, "--output", tmp_path / "scores")
+    scoring = ("score", "--predictions", demo / "maps", "--truth", truth, "--output", tmp_path / "scores")
     assert run("evaluation", *scoring) == 0  # which needs none
     assert before.items() <= everything(tmp_path).items()
 
 
-def test_frozen_baselines_keep_other_files_of_their_folder(world: Path, tmp_path: Path) -> None:
-    truth = Path(shutil.copytree(world / "archive" / "labels", tmp_path / "truth"))
+def test_frozen_baselines_keep_other_files_of_their_folder(demo: Path, tmp_path: Path) -> None:
+    truth = Path(shutil.copytree(demo / "archive" / "labels", tmp_path / "truth"))
     in_the_way("file", truth / "baselines" / "ce" / "notes.txt")
     (truth / "settings.json").write_text('{"few_patients": true}')
-    index = ("index", "--truth", truth, "--baseline", world / "scores" / "ce")
+    index = ("index", "--truth", truth, "--baseline", demo / "scores" / "ce")
     assert [run("evaluation", *index), run("evaluation", *index)] == [0, 0]
     assert (truth / "baselines" / "ce" / "notes.txt").read_text() == "mine"
     (truth / "baselines" / "ce" / "cases.csv").write_text("mine")
@@ -297,12 +297,12 @@ AGAIN += [("evaluation", "compare"), ("evaluation", "plan power"), ("phantom", "
 
 @pytest.mark.parametrize("command", AGAIN, ids=" ".join)
 def test_a_second_call_replaces_only_what_the_first_one_wrote(
-    command: tuple[str, str], world: Path, tmp_path: Path
+    command: tuple[str, str], demo: Path, tmp_path: Path
 ) -> None:
     row = ROWS[command]
     output = tmp_path / "user" / f"output{row.suffix}"
     in_the_way("file", tmp_path / "user" / "mine.txt")
-    words = list(row.words(world))
+    words = list(row.words(demo))
     if command == ("phantom", "sheet"):
         words[words.index("--archive") + 1] = _archive_with_every_kind(tmp_path)
     assert run(*words, row.option, output) == 0
@@ -362,115 +362,115 @@ def candidates(maps: Path) -> Words:
     return ("algorithm", "candidates", "--probability", maps)
 
 
-def score_of(maps: Path, world: Path, *words: object) -> Words:
-    return ("evaluation", "score", "--predictions", maps, "--truth", world / "archive" / "labels", *words)
+def score_of(maps: Path, demo: Path, *words: object) -> Words:
+    return ("evaluation", "score", "--predictions", maps, "--truth", demo / "archive" / "labels", *words)
 
 
 def compare(*words: object) -> Words:
     return ("evaluation", "compare", "--few-patients", *words)
 
 
-def stop(scores: Path, world: Path) -> Words:
-    return ("evaluation", "plan", "stop", "--scores", scores, "--analysis", world / "looks.toml")
+def stop(scores: Path, demo: Path) -> Words:
+    return ("evaluation", "plan", "stop", "--scores", scores, "--analysis", demo / "looks.toml")
 
 
 IDENTITIES: dict[str, tuple[Callable[[Path, Path], Words], Callable[[Path, Path], Words]]] = {
     "compare other rows": (
-        lambda world, place: ("evaluation", "compare", "--runs", table_of_runs(place, "a")),
-        lambda world, place: ("evaluation", "compare", "--runs", table_of_runs(place, "c")),
+        lambda demo, place: ("evaluation", "compare", "--runs", table_of_runs(place, "a")),
+        lambda demo, place: ("evaluation", "compare", "--runs", table_of_runs(place, "c")),
     ),
     "compare by an analysis": (
-        lambda world, place: compare("--scores", world / "scores"),
-        lambda world, place: compare("--scores", world / "scores", "--analysis", world / "looks.toml"),
+        lambda demo, place: compare("--scores", demo / "scores"),
+        lambda demo, place: compare("--scores", demo / "scores", "--analysis", demo / "looks.toml"),
     ),
     "compare with pictures": (
-        lambda world, place: compare("--scores", world / "scores"),
-        lambda world, place: compare(
-            *("--scores", world / "scores", "--archive", world / "archive", "--predictions", world / "maps")
+        lambda demo, place: compare("--scores", demo / "scores"),
+        lambda demo, place: compare(
+            *("--scores", demo / "scores", "--archive", demo / "archive", "--predictions", demo / "maps")
         ),
     ),
     "baseline of other images": (
-        lambda world, place: baseline(world / "archive"),
-        lambda world, place: baseline(other_images(place, world / "archive")),
+        lambda demo, place: baseline(demo / "archive"),
+        lambda demo, place: baseline(other_images(place, demo / "archive")),
     ),
     "candidates of other maps": (
-        lambda world, place: candidates(world / "maps" / "ce"),
-        lambda world, place: candidates(other_maps(place, world / "maps" / "ce")),
+        lambda demo, place: candidates(demo / "maps" / "ce"),
+        lambda demo, place: candidates(other_maps(place, demo / "maps" / "ce")),
     ),
     "candidates by another method": (
-        lambda world, place: candidates(world / "maps" / "ce"),
-        lambda world, place: candidates(other_source(place, world / "maps" / "ce")),
+        lambda demo, place: candidates(demo / "maps" / "ce"),
+        lambda demo, place: candidates(other_source(place, demo / "maps" / "ce")),
     ),
     "candidates by another rule": (
-        lambda world, place: candidates(world / "maps" / "ce"),
-        lambda world, place: (*candidates(world / "maps" / "ce"), "--rule", "dynamic-fast"),
+        lambda demo, place: candidates(demo / "maps" / "ce"),
+        lambda demo, place: (*candidates(demo / "maps" / "ce"), "--rule", "dynamic-fast"),
     ),
     "score of other maps": (
-        lambda world, place: score_of(world / "maps" / "ce", world),
-        lambda world, place: score_of(other_maps(place, world / "maps" / "ce"), world),
+        lambda demo, place: score_of(demo / "maps" / "ce", demo),
+        lambda demo, place: score_of(other_maps(place, demo / "maps" / "ce"), demo),
     ),
     "score without hits": (
-        lambda world, place: score_of(world / "maps" / "ce", world, "--sweep-hits"),
-        lambda world, place: score_of(world / "maps" / "ce", world),
+        lambda demo, place: score_of(demo / "maps" / "ce", demo, "--sweep-hits"),
+        lambda demo, place: score_of(demo / "maps" / "ce", demo),
     ),
     "score of other patients": (
-        lambda world, place: score_of(world / "maps" / "ce", world, "--patients", "by-case"),
-        lambda world, place: score_of(world / "maps" / "ce", world),
+        lambda demo, place: score_of(demo / "maps" / "ce", demo, "--patients", "by-case"),
+        lambda demo, place: score_of(demo / "maps" / "ce", demo),
     ),
     "plan of other assumptions": (
-        lambda world, place: ("evaluation", "plan", "power", *PLAN),
-        lambda world, place: ("evaluation", "plan", "power", *PLAN, "--auroc", 0.9),
+        lambda demo, place: ("evaluation", "plan", "power", *PLAN),
+        lambda demo, place: ("evaluation", "plan", "power", *PLAN, "--auroc", 0.9),
     ),
     "phantoms of another seed": (
-        lambda world, place: ROWS["phantom", ""].words(world),
-        lambda world, place: (*ROWS["phantom", ""].words(world)[:-1], 4),
+        lambda demo, place: ROWS["phantom", ""].words(demo),
+        lambda demo, place: (*ROWS["phantom", ""].words(demo)[:-1], 4),
     ),
 }
 
 
 @pytest.mark.parametrize(("first", "second"), IDENTITIES.values(), ids=IDENTITIES)
 def test_results_of_other_arguments_or_contents_are_not_replaced(
-    first, second, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    first, second, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place, output = tmp_path / "given", tmp_path / "output"
     place.mkdir()
-    assert run(*first(world, place), "--output", output) == 0
-    words, made = second(world, place), everything(output)
+    assert run(*first(demo, place), "--output", output) == 0
+    words, made = second(demo, place), everything(output)
     capsys.readouterr()
     assert run(*words, "--output", output) == 3
     said = capsys.readouterr().err
     assert ("some of " in said, said.count("\n")) == (True, 1), said
     assert everything(output) == made
-    assert run(*first(world, place), "--output", output) == 0
+    assert run(*first(demo, place), "--output", output) == 0
 
 
 @pytest.mark.parametrize("below", ["", "new"])
 @pytest.mark.parametrize(
     "words",
     [
-        lambda world, place: ("evaluation", "compare", "--runs", table_of_runs(place, "a")),
-        lambda world, place: compare("--scores", world / "scores"),
-        lambda world, place: ("evaluation", "plan", "readers", "--cases", 100),
-        lambda world, place: ("evaluation", "plan", "power", *PLAN),
+        lambda demo, place: ("evaluation", "compare", "--runs", table_of_runs(place, "a")),
+        lambda demo, place: compare("--scores", demo / "scores"),
+        lambda demo, place: ("evaluation", "plan", "readers", "--cases", 100),
+        lambda demo, place: ("evaluation", "plan", "power", *PLAN),
     ],
 )
 def test_no_other_command_of_the_evaluation_writes_into_a_scored_run(
-    words, below: str, world: Path, tmp_path: Path
+    words, below: str, demo: Path, tmp_path: Path
 ) -> None:
-    scores = Path(shutil.copytree(world / "scores", tmp_path / "scores"))
+    scores = Path(shutil.copytree(demo / "scores", tmp_path / "scores"))
     before = everything(scores)
-    assert run(*words(world, tmp_path), "--output", scores / "ce" / below) == 3
+    assert run(*words(demo, tmp_path), "--output", scores / "ce" / below) == 3
     assert everything(scores) == before
-    again = ("--predictions", world / "maps", "--truth", world / "archive" / "labels", "--output", scores)
+    again = ("--predictions", demo / "maps", "--truth", demo / "archive" / "labels", "--output", scores)
     assert run("evaluation", "score", *again) == 0
 
 
-def interrupted(world: Path, place: Path, configuration: str = "ce") -> tuple[Path, Words]:
+def interrupted(demo: Path, place: Path, configuration: str = "ce") -> tuple[Path, Words]:
     """A run that was killed after its weights were written, and before its record said so."""
-    folder = Path(shutil.copytree(world / "runs" / configuration, place / "run"))
+    folder = Path(shutil.copytree(demo / "runs" / configuration, place / "run"))
     record = read_record(folder / "run.json", RunRecord)
     write_record(folder / "run.json", record.model_copy(update={"state": "running", "weights_sha256": None}))
-    words = ["training", "run", "--prepared", world / "prepared", *of_run(world), "--tensorboard", "--output", folder]
+    words = ["training", "run", "--prepared", demo / "prepared", *of_run(demo), "--tensorboard", "--output", folder]
     words[words.index("ce")] = configuration
     return folder, words
 
@@ -485,10 +485,10 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize(("configuration", "name"), FOREIGN)
-def test_a_run_that_goes_on_replaces_nothing_that_it_did_not_write(
-    configuration: str, name: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_resumed_run_replaces_nothing_that_it_did_not_write(
+    configuration: str, name: str, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, words = interrupted(world, tmp_path, configuration)
+    folder, words = interrupted(demo, tmp_path, configuration)
     (folder / name).unlink(missing_ok=True)
     in_the_way("file", folder / name)
     before = everything(folder)
@@ -499,19 +499,19 @@ def test_a_run_that_goes_on_replaces_nothing_that_it_did_not_write(
     assert everything(folder) == before
 
 
-def test_a_campaign_that_goes_on_refuses_such_a_run_before_any_other_begins(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_resumed_campaign_refuses_such_a_run_before_any_other_begins(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = (world / "campaign.toml").read_text().replace("restarts = [1]", "restarts = [0, 1]")
-    (tmp_path / "campaign.toml").write_text(text.replace('"prepared"', f'"{world}/prepared"'))
-    folder, _ = interrupted(world, tmp_path)
+    text = (demo / "campaign.toml").read_text().replace("restarts = [1]", "restarts = [0, 1]")
+    (tmp_path / "campaign.toml").write_text(text.replace('"prepared"', f'"{demo}/prepared"'))
+    folder, _ = interrupted(demo, tmp_path)
     (tmp_path / "campaign").mkdir()
     folder = folder.rename(tmp_path / "campaign" / "ce_fold0_restart1")
     (folder / "weights.safetensors").write_text("mine")
     before = everything(tmp_path)
     capsys.readouterr()
     assert run("training", "campaign", tmp_path / "campaign.toml", "--device", "cpu") == 3
-    assert "weights.safetensors: expected the file as training run wrote it" in capsys.readouterr().err
+    assert "weights.safetensors: file was edited since training run wrote it" in capsys.readouterr().err
     assert everything(tmp_path) == before
 
 
@@ -545,10 +545,10 @@ def of_another_version(folder: Path) -> None:
         ("ce", lambda folder: (folder / "card.toml").unlink()),
     ],
 )
-def test_a_run_goes_on_wherever_it_was_killed_and_leaves_the_user_s_files(
-    configuration: str, change: Callable[[Path], None], world: Path, tmp_path: Path
+def test_a_killed_run_resumes_and_leaves_the_users_files(
+    configuration: str, change: Callable[[Path], None], demo: Path, tmp_path: Path
 ) -> None:
-    folder, words = interrupted(world, tmp_path, configuration)
+    folder, words = interrupted(demo, tmp_path, configuration)
     change(folder)
     names = ["notes.txt", "tensorboard/events.out.tfevents.123.mine", "nndetection.json", "work/mine.txt"]
     names += [f"work/{name}" for name in ("checkpoints/mine.pt", "kept/mine.safetensors", "selection/archive/mine.txt")]
@@ -558,7 +558,7 @@ def test_a_run_goes_on_wherever_it_was_killed_and_leaves_the_user_s_files(
     assert [run(*words), run(*words)] == [0, 0]
     assert [path.read_text() for path in mine] == ["mine"] * len(names)
     made = read_record(folder / "run.json", RunRecord)
-    expected = read_record(world / "runs" / configuration / "run.json", RunRecord)
+    expected = read_record(demo / "runs" / configuration / "run.json", RunRecord)
     assert (made.state, made.weights_sha256) == ("finished", expected.weights_sha256)
     assert len(list((folder / "tensorboard").iterdir())) == 2
 
@@ -569,8 +569,8 @@ def _archive_with_every_kind(tmp_path: Path) -> Path:
     return tmp_path / "cohort"
 
 
-def test_two_processes_with_one_output_leave_one_result_unmixed(world: Path, tmp_path: Path) -> None:
-    score = ("-m", "evaluation", "score", "--predictions", world / "maps", "--truth", world / "archive" / "labels")
+def test_two_processes_with_one_output_leave_one_result_unmixed(demo: Path, tmp_path: Path) -> None:
+    score = ("-m", "evaluation", "score", "--predictions", demo / "maps", "--truth", demo / "archive" / "labels")
     words = [sys.executable, *map(str, score), "--output", str(tmp_path / "scores")]
     both = [subprocess.Popen(words, cwd=PROJECT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) for _ in range(2)]
     said = [process.communicate()[1].decode() for process in both]

@@ -206,7 +206,7 @@ def tryout(local: Path, server=None, *, algorithm: str = "finder", limit_s: floa
     )
 
 
-def test_a_job_is_started_with_every_channel_and_its_outputs_are_the_local_ones(platform, local, capsys):
+def test_job_gets_every_channel_and_its_outputs_equal_the_local_ones(platform, local, capsys):
     assert tryout(local, platform) == 0
     said = capsys.readouterr()
     assert said.out.splitlines()[-1] == "the same: likelihood 0.75 twice, maps differ by 0"
@@ -225,7 +225,7 @@ def test_other_outputs_end_with_1(platform, local, capsys):
     assert line.endswith("outputs differ: maps differ by 0, likelihoods are 0.75 and 0.5")
 
 
-def test_a_job_that_fails_is_named_with_the_page_that_says_more(platform, local, capsys):
+def test_failed_job_is_named_with_its_page(platform, local, capsys):
     platform.end = "Failed"
     assert tryout(local, platform) == 3
     (line,) = capsys.readouterr().err.splitlines()
@@ -235,7 +235,7 @@ def test_a_job_that_fails_is_named_with_the_page_that_says_more(platform, local,
 def test_a_job_that_does_not_end_is_left(platform, local, capsys):
     platform.end = "Executing"
     assert tryout(local, platform, limit_s=0.3) == 3
-    assert f"error: job {JOB}: expected it to end within 0.3 s, found Executing" in capsys.readouterr().err
+    assert f"error: job {JOB}: did not end within 0.3 s (Executing)" in capsys.readouterr().err
 
 
 def test_an_algorithm_that_the_platform_does_not_know_is_named(platform, local, capsys):
@@ -243,7 +243,7 @@ def test_an_algorithm_that_the_platform_does_not_know_is_named(platform, local, 
     assert "error: nothing: expected the platform to run it, found " in capsys.readouterr().err
 
 
-def test_without_a_token_it_explains_itself_and_asks_nobody(local, monkeypatch, capsys):
+def test_without_a_token_it_explains_itself_and_contacts_no_server(local, monkeypatch, capsys):
     monkeypatch.delenv(TOKEN, raising=False)
     assert tryout(local) == 3
     (line,) = capsys.readouterr().err.splitlines()

@@ -1,4 +1,4 @@
-"""Changes of intensity: noise, brightness, contrast, gamma, blur and lower resolution, as nnU-Net's transforms do them.
+"""Intensity transforms: noise, brightness, contrast, gamma, blur and lower resolution, as nnU-Net's transforms do them.
 
 Each gathers the channels that it changes, changes them together, and puts them back.
 """
@@ -25,11 +25,11 @@ TRUNCATE = 6.0
 class ChannelStep:
     """A change of channels that are drawn, by values that are drawn."""
 
-    chance: PerChannel
+    parameters: PerChannel
 
     def columns(self, channels: int) -> int:
         """How many uniform numbers a patch takes."""
-        return self.chance.columns(channels)
+        return self.parameters.columns(channels)
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Noise(ChannelStep):
     """Gaussian noise; the value is its standard deviation."""
 
     def columns(self, channels: int) -> int:
-        """Those of the chance, and one for the noise's seed."""
-        return self.chance.columns(channels) + 1
+        """Columns of the parameters, and one for the noise's seed."""
+        return self.parameters.columns(channels) + 1
 
     def apply(self, patches: Patches, uniform: Uniform) -> None:
         """Add noise. Each patch's comes from a generator that its own row seeds."""
-        rows, sigmas = self.chance.draw(uniform[:, :-1], patches.channels)
+        rows, sigmas = self.parameters.draw(uniform[:, :-1], patches.channels)
         for patch in np.unique(rows // patches.channels):
             generator = torch.Generator(patches.image.device).manual_seed(int(uniform[patch, -1] * 2**53))
             noise = torch.empty_like(patches.image[patch]).normal_(generator=generator)
@@ -57,7 +57,7 @@ class Brightness(ChannelStep):
 
     def apply(self, patches: Patches, uniform: Uniform) -> None:
         """Multiply."""
-        for row, factor in zip(*self.chance.draw(uniform, patches.channels), strict=True):
+        for row, factor in zip(*self.parameters.draw(uniform, patches.channels), strict=True):
             patches.rows[row].mul_(float(factor[0]))
 
 
@@ -66,11 +66,11 @@ class Contrast(ChannelStep):
     """Stretches about the mean by the value."""
 
     preserve_range: bool
-    """Whether what leaves the range before is clipped to it."""
+    """Whether values that leave the range of the input are clipped to it."""
 
     def apply(self, patches: Patches, uniform: Uniform) -> None:
         """Stretch, and clip where asked to."""
-        rows, factors = self.chance.draw(uniform, patches.channels)
+        rows, factors = self.parameters.draw(uniform, patches.channels)
         if not len(rows):
             return
         index = on_device(rows, patches.image, torch.int64)
@@ -87,18 +87,18 @@ class Gamma(ChannelStep):
     """Raises intensities, scaled to their range, to the power of the value."""
 
     invert: float
-    """Probability that a channel is inverted before, and back afterwards."""
+    """Probability that gamma is applied to the inverted channel."""
     retain: float
-    """Probability that mean and standard deviation are restored."""
+    """Probability that mean and standard deviation of the channel are restored."""
 
     def columns(self, channels: int) -> int:
-        """Those of the chance, and two per channel for inversion and restoration."""
-        return self.chance.columns(channels) + 2 * channels
+        """Columns of the parameters, and two per channel for inversion and restoration."""
+        return self.parameters.columns(channels) + 2 * channels
 
     def apply(self, patches: Patches, uniform: Uniform) -> None:
         """Apply the curve."""
         coins = 2 * patches.channels
-        rows, powers = self.chance.draw(uniform[:, :-coins], patches.channels)
+        rows, powers = self.parameters.draw(uniform[:, :-coins], patches.channels)
         if not len(rows):
             return
         inverted, retained = (uniform[:, -coins:].reshape(-1, 2)[rows] < (self.invert, self.retain)).T
@@ -126,7 +126,7 @@ class Blur(ChannelStep):
 
     def apply(self, patches: Patches, uniform: Uniform) -> None:
         """Blur along each axis; beyond the border the image is mirrored."""
-        rows, sigmas = self.chance.draw(uniform, patches.channels)
+        rows, sigmas = self.parameters.draw(uniform, patches.channels)
         if not len(rows):
             return
         sigmas = np.broadcast_to(sigmas, (len(rows), 3))
@@ -147,7 +147,7 @@ class LowResolution(ChannelStep):
 
     def apply(self, patches: Patches, uniform: Uniform) -> None:
         """Lower the resolution along each axis."""
-        rows, scales = self.chance.draw(uniform, patches.channels)
+        rows, scales = self.parameters.draw(uniform, patches.channels)
         if not len(rows):
             return
         scales = np.broadcast_to(scales, (len(rows), 3)).astype(np.float32)

@@ -40,7 +40,7 @@ class RemoveLabel:
     by: int
 
     def columns(self, channels: int) -> int:
-        """No chance."""
+        """None: nothing is drawn."""
         return 0
 
     def apply(self, patches: Patches, uniform: Uniform) -> None:
@@ -56,7 +56,7 @@ class MaskOutside:
     value: float
 
     def columns(self, channels: int) -> int:
-        """No chance."""
+        """None: nothing is drawn."""
         return 0
 
     def apply(self, patches: Patches, uniform: Uniform) -> None:
@@ -73,11 +73,11 @@ class Recipe:
     spatial: Spatial | None
     steps: tuple[Step, ...]
     downsample: DownsampleSegForDSTransform | None
-    """nnU-Net's own: deterministic, and independent of the label's position."""
+    """nnU-Net's own transform: deterministic, and independent of the label's position."""
 
     @property
     def needs_outside(self) -> bool:
-        """Whether any step tells what lies outside the study from background."""
+        """Whether any step distinguishes voxels outside the study from background."""
         return any(isinstance(step, MaskOutside) for step in self.steps)
 
     def targets(self, label: torch.Tensor) -> list[torch.Tensor]:
@@ -151,20 +151,20 @@ def _brightness(transform: MultiplicativeBrightnessTransform, probability: float
 
 
 def _contrast(transform: ContrastTransform, probability: float) -> Step:
-    chance = _per_channel(transform, probability, transform.contrast_range, "contrast_range")
-    return Contrast(chance, bool(transform.preserve_range))
+    parameters = _per_channel(transform, probability, transform.contrast_range, "contrast_range")
+    return Contrast(parameters, bool(transform.preserve_range))
 
 
 def _low_resolution(transform: SimulateLowResolutionTransform, probability: float) -> Step:
     _expect(transform, allowed_channels=None)
     axes = 1 if transform.synchronize_axes else 3
-    chance = _per_channel(transform, probability, transform.scale, "scale", per_channel=axes)
-    return LowResolution(chance, tuple(transform.ignore_axes or ()))
+    parameters = _per_channel(transform, probability, transform.scale, "scale", per_channel=axes)
+    return LowResolution(parameters, tuple(transform.ignore_axes or ()))
 
 
 def _gamma(transform: GammaTransform, probability: float) -> Step:
-    chance = _per_channel(transform, probability, transform.gamma, "gamma")
-    return Gamma(chance, invert=transform.p_invert_image, retain=transform.p_retain_stats)
+    parameters = _per_channel(transform, probability, transform.gamma, "gamma")
+    return Gamma(parameters, invert=transform.p_invert_image, retain=transform.p_retain_stats)
 
 
 def _mirror(transform: MirrorTransform, probability: float) -> Step:

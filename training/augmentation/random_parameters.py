@@ -26,7 +26,7 @@ PER_VALUE = 2
 class Range:
     """Values from ``low`` to ``high``, evenly distributed.
 
-    Where ``about_one``, half of the values lie below 1 and half above, each half evenly (nnU-Net's ``BGContrast``).
+    Where ``about_one``, half of the values are below 1 and half above, each half uniform (nnU-Net's ``BGContrast``).
     """
 
     low: float

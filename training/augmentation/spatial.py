@@ -1,7 +1,7 @@
-"""Changes of place: rotation and scaling about the patch's centre, and mirroring, as nnU-Net's transforms do them.
+"""Spatial transforms: rotation and scaling about the patch's centre, and mirroring, as nnU-Net's transforms do them.
 
 Where nnU-Net augments slice by slice (its "dummy 2D", for patches of few slices), rotation and scaling are those of the
-slices' plane alone.
+slices' plane only.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from training.augmentation.patches import Patches, Size, on_device
 from training.augmentation.random_parameters import PER_VALUE, Range, Rows, Uniform
 
 OUTSIDE = -1
-"""Label beyond the study."""
+"""Label of voxels beyond the study."""
 SCORE = 1000
-"""nnU-Net compares the classes' interpolated indicators as half-precision numbers of this scale: what is then equal
-is decided by the nearest voxel."""
+"""Scale at which the classes' interpolated indicators are compared, in half precision as by nnU-Net; ties are decided
+by the nearest voxel."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Spatial:
     same_scale_probability: float
     """Probability that all axes have the same scale."""
     in_plane: bool
-    """Whether slices are changed one by one."""
+    """Whether each slice is deformed by itself, in its plane."""
 
     def columns(self) -> int:
         """How many uniform numbers a patch takes."""
@@ -91,7 +91,7 @@ class Spatial:
         return grid
 
     def sample_image(self, image: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-        """Interpolate linearly; beyond the border lies 0.
+        """Interpolate linearly; 0 beyond the border.
 
         Parameters
         ----------
@@ -111,7 +111,7 @@ class Spatial:
         Parameters
         ----------
         image, label
-            Shapes (n, channels, z, y, x) and (n, z, y, x); beyond the border lie 0 and ``OUTSIDE``.
+            Shapes (n, channels, z, y, x) and (n, z, y, x); 0 and ``OUTSIDE`` beyond the border.
         classes
             The foreground classes that may occur, in ascending order.
 
@@ -127,7 +127,7 @@ class Spatial:
         for number, value in enumerate(values):
             torch.eq(label, value, out=stack[:, channels + number])
         stack[:, channels:] *= SCORE
-        stack[:, channels] -= SCORE  # beyond the border lies 0, which has to mean certainly outside
+        stack[:, channels] -= SCORE  # beyond the border is 0, which has to mean certainly outside
         sampled = self._sampled(stack, grid, "bilinear")
         scores = sampled[:, channels:]
         scores[:, 0] += SCORE

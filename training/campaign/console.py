@@ -1,4 +1,4 @@
-"""What a campaign shows at work: a live table on a terminal, else a line per run that ends; and the status page.
+"""What a running campaign shows: a live table on a terminal, else a line per run that ends; and the status page.
 
 Each refresh reads every run's folder, so refreshes are no more frequent than a reader needs.
 """

@@ -24,7 +24,7 @@ class CudaDevice:
     """One visible GPU."""
 
     index: int
-    """Among the visible ones."""
+    """Index among the visible devices."""
     name: str
     free_bytes: int
 

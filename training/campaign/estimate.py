@@ -38,7 +38,7 @@ GB = 10**9
 PROBE_STEPS = 5
 PROBE_S = 15.0
 VALIDATION_STEP = 1 / 3
-"""Of a training step: it goes forward only."""
+"""Duration of a validation step, in training steps: it has no backward pass."""
 
 
 RunKind = tuple[str, str]
@@ -55,9 +55,9 @@ class Capacity:
     devices: tuple[CudaDevice, ...] = ()
     """One per process, or none on the CPU."""
     elsewhere: bool = False
-    """Whether other machines do it: then only the disk is ours."""
+    """Whether other machines train: then only the disk is checked here."""
     memory_gb: float | None = None
-    """What each process is given, where that was said."""
+    """Memory requested per job; None: not stated."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class EpochTime:
 
     epoch_s: float
     source: str
-    """What the number was taken from."""
+    """Where the number comes from."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class CostEstimate:
     """None where nothing is missing."""
     at_once: int
     uncounted: tuple[str, ...] = ()
-    """The engine of each missing run whose costs are not known."""
+    """Engines of the missing runs whose costs are not known, one per run."""
 
     def refuse_if_short(self, campaign: Campaign) -> None:
         """Raise ``OncoduetError`` if disk or memory are too small."""

@@ -35,7 +35,7 @@ Places = Mapping[tuple[int | None, Stage], Place]
 
 @dataclass(frozen=True)
 class Worker:
-    """A process at work on a pack of runs."""
+    """A process and the pack of runs that it trains."""
 
     pack: tuple[PlannedRun, ...]
     process: BaseProcess
@@ -58,7 +58,7 @@ def make_locally(campaign: Campaign, *, console: Console, device: Device) -> Non
     Raises
     ------
     OncoduetError
-        Another campaign is at work in the folder; disk or memory are too small; runs failed, all for their input's
+        Another campaign works in the folder; disk or memory are too small; runs failed, all for their input's
         fault.
     RuntimeError
         Runs failed, at least one by a bug or a killed process.
@@ -178,7 +178,7 @@ class _Workshop:
 
 
 def _pack(waiting: Sequence[PlannedRun], packed: int) -> tuple[PlannedRun, ...]:
-    """The next runs that are made side by side: of one stage, since they read the same studies."""
+    """The next runs that are interleaved: of one stage, since they read the same studies."""
     stage = waiting[0].run.configuration.stage
     return tuple([planned for planned in waiting if planned.run.configuration.stage == stage][:packed])
 

@@ -9,7 +9,6 @@ import hashlib
 import itertools
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,9 @@ from pydantic import Field, NonNegativeInt
 from contract.card import load_card
 from contract.errors import OncoduetError
 from contract.files.atomic import writable
+from contract.files.locks import is_work_lock
 from contract.files.reading import read_regular
+from contract.names import duplicates
 from contract.outputs import require_apart, require_folder, require_unowned, subfolder
 from contract.records import RunRecord, write_record
 from contract.schema import Count, Factor, Frozen, Index, parse_toml
@@ -30,14 +31,14 @@ from training.dataset.prepared import Prepared, load_prepared
 from training.engine import load_configuration
 from training.execution import RunOptions
 from training.run import Run, existing_record, plan_run
-from training.run_folder.folder import RunFolder, is_lock, require_distinct
+from training.run_folder.folder import RunFolder, require_distinct
 from training.run_folder.lock import work_lock
 
 LOCK_PATIENCE_S = 2.0
-"""The processes of a campaign that was killed keep its lock until their next step."""
+"""Wait for the lock: processes of a killed campaign hold it until their next step."""
 
 MOST_RUNS = 2000
-"""Of one campaign, whose page and table list each of them."""
+"""Most runs of one campaign; its page and its table list each."""
 
 LOCK, PAGE, SLURM = ".campaign.lock", "status.html", "slurm"
 """A campaign's own files and folder next to the runs' folders."""
@@ -49,11 +50,11 @@ class Resources(Frozen):
     """What the local executor may use of this machine."""
 
     workers: Count = 1
-    """Processes at a time on the CPU; each takes the profile's number of threads. With CUDA there is one per device."""
+    """Short form of ``resources.workers``."""
     devices: Annotated[tuple[Index, ...], Field(min_length=1, max_length=1000)] | None = None
     """Indices of CUDA devices, among those that are visible; all of them if absent."""
     packed: Count = 1
-    """Runs side by side in one process, and so on one device."""
+    """Runs trained in turn in one process, and so on one device."""
 
     @classmethod
     def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
@@ -110,16 +111,18 @@ class CampaignFile(Frozen):
     output: Path | None = None
     profile: str
     configurations: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)]
-    """Where the card first locates an organ and none of these does, a run of ``localisation`` per fold is added."""
+    """Names or paths. If the card locates an organ first and none of these does, a run of ``localisation`` per fold is
+    added."""
     folds: Annotated[tuple[Index, ...], Field(min_length=1, max_length=1000)]
     restarts: Annotated[tuple[Index, ...], Field(min_length=1, max_length=1000)]
     workers: Count | None = None
-    """Short for ``resources.workers``."""
+    """Short form of ``resources.workers``."""
     seed: NonNegativeInt = 0
     tensorboard: bool = False
     """Each run writes event files into its folder ``tensorboard``."""
     archive: Path | None = None
-    """For checkpoints that are chosen by detection: current folder of the archive, if it was moved since."""
+    """Current folder of the archive, if it was moved since ``prepare``; for checkpoints that are chosen by
+    detection."""
     resources: Resources = Resources()
     slurm: SlurmOptions = SlurmOptions()
 
@@ -213,13 +216,13 @@ def load_campaign(
     prepared, output
         Take the place of the file's own.
     runs_are_made
-        False to look only: the output may then be somebody else's.
+        False to look only: the output may then be another user's.
     """
     file = parse_toml(path, CampaignFile)
     folders = {}
     for name, given, own in [("prepared", prepared, file.prepared), ("output", output, file.output)]:
         if given is None and own is None:
-            raise OncoduetError(path, f"{name} is neither given here nor as --{name}")
+            raise OncoduetError(path, f"{name} is missing: set it here or pass --{name}")
         folders[name] = given if given is not None else path.parent / str(own)
     require_folder(folders["output"], is_written=runs_are_made)
     require_unowned(folders["output"], "training campaign")
@@ -260,7 +263,7 @@ def load_campaign(
             options=options,
         )
         planned_runs.append(PlannedRun(run, folder, spec))
-    doubled = sorted(name for name, count in Counter(run.name for run in planned_runs).items() if count > 1)
+    doubled = duplicates(run.name for run in planned_runs)
     if doubled:
         raise OncoduetError(path, f"duplicate run {doubled[0]}")
     require_distinct(existing)
@@ -275,7 +278,7 @@ def _require_ours(output: Path) -> None:
             raise OncoduetError(
                 path,
                 expected="nothing or a campaign's own file",
-                found="one of other origin or changed since; move it away",
+                found="a file of other origin, or edited since; move it away",
             )
     jobs = subfolder(output, SLURM)
     if os.path.lexists(jobs) and not (jobs / "jobs.json").is_file() and (not jobs.is_dir() or any(jobs.iterdir())):
@@ -284,7 +287,7 @@ def _require_ours(output: Path) -> None:
 
 def _is_lock(path: Path) -> bool:
     """A lock, also as an older version wrote it, in words."""
-    return is_lock(path) or re.match(r"process \d+ on ", read_regular(path).decode(errors="replace")) is not None
+    return is_work_lock(path) or re.match(r"process \d+ on ", read_regular(path).decode(errors="replace")) is not None
 
 
 def sealed(page: str) -> str:

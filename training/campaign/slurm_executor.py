@@ -47,9 +47,9 @@ TICK_S = 0.5
 logger = logging.getLogger(__name__)
 
 _ASKING = ("gpu", "gres", "tres")
-"""Parts of the names of sbatch's options by which a job asks for a GPU."""
+"""Parts of the names of sbatch options that request a GPU."""
 _TIME_LIMIT = "UncompletedJobError"
-"""What submitit raises in a job that may not queue again."""
+"""Exception of submitit in a job that may not requeue."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Work:
         return [(each.name, each.message, each.is_bug) for each in ended]
 
     def checkpoint(self) -> "DelayedSubmission":
-        """What the job does when it comes out of the queue again: the same. The runs have their own checkpoints."""
+        """What a requeued job does: the same; the runs have their own checkpoints."""
         from submitit.core.utils import DelayedSubmission  # noqa: PLC0415
 
         return DelayedSubmission(self)
@@ -89,7 +89,7 @@ def make_on_slurm(campaign: Campaign, *, console: Console, device: Device) -> No
     Raises
     ------
     OncoduetError
-        No Slurm here, or one that takes no such jobs; another campaign is at work in the folder; too little disk or
+        No Slurm here, or one that takes no such jobs; another campaign works in the folder; too little disk or
         memory; runs failed for their input's fault, or were lost too often.
     RuntimeError
         Runs failed, at least one by a bug.
@@ -212,8 +212,8 @@ class _Dispatcher:
         unfinished = _unfinished(job, runs)
         assert job.id is not None
         found = None if queue is None else queue.get(job.id)
-        told = job_outcome(self.book.folder, job.id) if queue is None else {}
-        if (found is not None and found.is_waited_for) or (queue is None and not told):
+        outcome = job_outcome(self.book.folder, job.id) if queue is None else {}
+        if (found is not None and found.is_waited_for) or (queue is None and not outcome):
             self.looks_without[job.id] = 0
             return
         self.looks_without[job.id] += 1
@@ -221,14 +221,14 @@ class _Dispatcher:
             return  # files of other machines may show late
         gone = "ended" if queue is None else "left the queue"
         reason = gone if found is None else found.state.lower().replace("_", " ")
-        told = told or job_outcome(self.book.folder, job.id)
+        outcome = outcome or job_outcome(self.book.folder, job.id)
         self.book.close([job], reason)
         for name in unfinished:
-            self._end(name, told, runs[name], reason, job.id)
+            self._end(name, outcome, runs[name], reason, job.id)
 
-    def _end(self, name: str, told: Mapping[str, Ended], run: Progress, reason: str, job_id: str) -> None:
+    def _end(self, name: str, outcome: Mapping[str, Ended], run: Progress, reason: str, job_id: str) -> None:
         """Decide whether a run whose job is over has failed or was lost."""
-        what = told.get(name) or told.get("")
+        what = outcome.get(name) or outcome.get("")
         message = what.message if what else ""
         if what and message and _TIME_LIMIT not in message and (run.state == "failed" or what.is_bug):
             self.ended[name] = Ended(name, message, what.is_bug)
@@ -265,9 +265,7 @@ def _executor(folder: Path, options: Any, batch: str) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     found = folder.stat()
     if found.st_uid != os.geteuid():
-        raise OncoduetError(
-            folder, expected="a folder of the same user (jobs execute its files)", found="another user's"
-        )
+        raise OncoduetError(folder, "belongs to another user (jobs execute its files)")
     folder.chmod(found.st_mode & ~(stat.S_IWGRP | stat.S_IWOTH))
     project = Path(__file__).resolve().parents[2]
     wanted = {
@@ -293,7 +291,7 @@ def _unfinished(job: SlurmJob, runs: Mapping[str, Progress]) -> list[str]:
 
 
 def _batches(waiting: Sequence[PlannedRun], *, runs_per_job: int, array_jobs: int) -> Iterator[list[list[PlannedRun]]]:
-    """Arrays of jobs; the runs of a job are of one stage, since they may be made side by side."""
+    """Arrays of jobs; the runs of a job are of one stage, since they may be interleaved."""
     packs = []
     for _, group in itertools.groupby(waiting, key=lambda planned: planned.run.configuration.stage):
         planned_runs = list(group)

@@ -1,6 +1,6 @@
 """Which job makes which run, and what Slurm's queue says of it.
 
-``slurm/jobs.json`` in a campaign's output is written by the campaign at work only, and read by ``status``. Slurm is
+``slurm/jobs.json`` in a campaign's output is written by the running campaign only, and read by ``status``. Slurm is
 asked with ``squeue``, which every cluster has, and never with ``sacct``, which many have without the accounting behind.
 """
 
@@ -23,7 +23,7 @@ from training.campaign.plan import SLURM
 from training.campaign.status import CampaignStatus, ExecutorMessage, Progress
 
 ANSWER_LIMIT_S = 20.0
-"""A controller that is overloaded or down may keep its commands waiting for ever."""
+"""Longest wait for an answer: commands hang while the controller is overloaded or down."""
 
 IN_QUEUE = frozenset(
     [
@@ -31,9 +31,9 @@ IN_QUEUE = frozenset(
         *("SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED", "SPECIAL_EXIT", "PREEMPTED", "RESV_DEL_HOLD"),
     ]
 )
-"""States of a job that is at work or will be."""
+"""States of a job that runs or is going to run."""
 ORDINARY_REASONS = frozenset(["None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Cleaning"])
-"""Why jobs wait without a need to act."""
+"""Reasons to wait that need no action of the user."""
 
 
 logger = logging.getLogger(__name__)
@@ -43,14 +43,14 @@ class SlurmJob(Frozen):
     """One job: which runs it makes, and its number once Slurm has given it one."""
 
     batch: str
-    """Jobs submitted together; their name in the queue ends with it."""
+    """Name of the jobs that were submitted together; their names in the queue end with it."""
     runs: tuple[str, ...]
     id: Annotated[str, Field(pattern=r"^\d{1,20}(_\d{1,20})?$")] | None = None
-    """Also names its folder below ``slurm/``."""
+    """Slurm's job number, also the name of the job's folder below ``slurm/``."""
     submitted: str
-    """UTC."""
+    """Time of submission, in UTC."""
     over: str | None = None
-    """Why it is no longer waited for."""
+    """Why the job is no longer waited for."""
 
 
 class JobsRecord(Record):
@@ -69,7 +69,7 @@ class Queued:
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether it is at work or will be."""
+        """Whether it runs or is going to run."""
         return self.state in IN_QUEUE
 
 

@@ -27,7 +27,7 @@ State = Literal["planned", "queued", "running", "interrupted", "finished", "fail
 STATES: tuple[State, ...] = ("planned", "queued", "running", "interrupted", "failed", "finished")
 
 RECENT_EPOCHS = 10
-"""The time per epoch is the mean of so many last ones."""
+"""Number of last epochs of which the time per epoch is the mean."""
 _SETTLED_S = 5.0
 _COLOURS: Mapping[State, str] = {
     "planned": "dim",
@@ -44,9 +44,9 @@ class ExecutorMessage:
     """What an executor knows of a run beyond its folder."""
 
     state: State | None = None
-    """In place of the folder's, unless the run is finished."""
+    """State that replaces the one in the folder, unless the run is finished."""
     iterations: int | None = None
-    """Steps done in all, also within the epoch."""
+    """Training steps done in all, those of the current epoch included."""
     message: str = ""
 
 
@@ -58,14 +58,14 @@ class Progress:
     state: State
     epochs: tuple[Epoch, ...] = ()
     iterations: int = 0
-    """Training steps done in all."""
+    """Training steps done in all, those of the current epoch included."""
     wall_s: float = 0.0
     cpu_s: float = 0.0
     gpu_s: float = 0.0
     written_s: float | None = None
     """When ``run.json`` was last written, in seconds since 1970."""
     message: str = ""
-    """Why it failed, or why it waits."""
+    """Why the run failed or waits."""
 
     @property
     def done(self) -> float:
@@ -102,7 +102,7 @@ class Progress:
         return sum(epoch.wall_s for epoch in recent) / len(recent) if recent else None
 
     def remaining_s(self, now_s: float) -> float | None:
-        """Seconds to go at this moment, for a run at work; None before its first epoch has ended."""
+        """Seconds that remain for a running run; None before its first epoch has ended."""
         if self.state != "running" or self.epoch_s is None or self.written_s is None:
             return None
         to_go = self.planned.run.profile.epochs - len(self.epochs)
@@ -116,7 +116,7 @@ class CampaignStatus:
     campaign: Campaign
     runs: tuple[Progress, ...]
     at_s: float
-    """Seconds since 1970."""
+    """Time of the status, in seconds since 1970."""
 
     @property
     def counts(self) -> dict[State, int]:
@@ -235,7 +235,7 @@ def table(status: CampaignStatus, *, at_most: int | None = None) -> Group:
     Parameters
     ----------
     at_most
-        Rows that there is room for; then runs at work and failed ones are shown first, and the others counted.
+        Rows that fit; if there are more, running and failed runs are shown first, and the others counted.
     """
     shown = status.runs
     if at_most is not None and len(shown) > at_most:

@@ -1,4 +1,4 @@
-"""``status.html``: a campaign on one page, for people who do not sit at its terminal.
+"""``status.html``: a campaign on one page, for readers away from its terminal.
 
 The page is self-contained (style and curves are inline), so that it can be mailed or served from anywhere. Every run is
 a thin line and a small square; the drawing stays readable with hundreds of them.
@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 RELOAD_S = 30
 POINTS = 120
-"""Points of a line at most; longer runs are averaged over neighbouring epochs."""
+"""Most points of a line; longer runs are averaged over neighbouring epochs."""
 OPEN_RUNS = 60
-"""Up to so many runs the table is unfolded."""
+"""Most runs with which the table is shown unfolded."""
 
 WIDTH, HEIGHT = 460, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 10, 26
 _LABEL = 40
-"""Room for the word under the axis."""
+"""Width reserved for the label of the axis."""
 _DONE_FIRST: tuple[State, ...] = ("finished", "running", "queued", "interrupted", "failed", "planned")
 
 Point = tuple[float, float]
@@ -48,7 +48,7 @@ class Line:
     """``train`` or ``validation``."""
     is_mean: bool
     points: str
-    """In SVG's notation."""
+    """Points of the line in SVG's notation."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def write_status_page(status: CampaignStatus) -> Path:
 
 
 def time_to_go(status: CampaignStatus) -> str | None:
-    """How long the rest takes, if as many runs stay at work as there are now; None while unknown."""
+    """Remaining time if as many runs continue in parallel as now; None while unknown."""
     at_work = [run for run in status.runs if run.state == "running"]
     epoch_times = [run.epoch_s for run in at_work if run.epoch_s is not None]
     if not epoch_times:

@@ -1,4 +1,4 @@
-"""A pack: runs made side by side in one process. Every executor makes its runs here, a single one being a pack of one.
+"""A pack: runs interleaved in one process. Every executor trains its runs here; a single one is a pack of one.
 
 A failing run ends none of the others; its error is passed on as text, since the executor is another process.
 """

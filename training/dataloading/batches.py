@@ -27,7 +27,7 @@ class Cut:
 
     study: ResidentStudy
     corner: Size
-    """Lowest voxel; may be outside the study."""
+    """Lowest voxel of the patch; may be outside the study."""
 
     def moved(self, by: Sequence[int]) -> "Cut":
         """The place further on."""
@@ -35,7 +35,7 @@ class Cut:
         return Cut(self.study, (z, y, x))
 
     def into(self, image: torch.Tensor, label: torch.Tensor) -> None:
-        """Copy what lies from the corner on.
+        """Copy the part that begins at the corner.
 
         Parameters
         ----------

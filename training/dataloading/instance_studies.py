@@ -25,7 +25,7 @@ class InstanceStudies:
     """Studies of one prepared dataset on one device."""
 
     by_id: Mapping[str, ResidentStudy]
-    """Labels are int16 and hold what ``instances`` says."""
+    """Studies by case id; their labels, int16, are numbers as in ``instances``."""
     instances: Mapping[str, Instances]
     device: torch.device
 

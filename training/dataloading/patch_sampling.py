@@ -10,7 +10,7 @@ from training.augmentation.patches import Size
 from training.augmentation.random_parameters import Uniform
 
 COLUMNS = 5
-"""Uniform numbers that a box takes: class, voxel, and a place along each axis."""
+"""Uniform numbers per box: class, voxel, and a position along each axis."""
 
 Voxels = Mapping[int, npt.NDArray[np.integer]]
 """For each class that a study has, some or all of its voxels, shape (n, 3), (z, y, x)."""
@@ -21,11 +21,12 @@ class PatchSampler:
     """How boxes are placed. Sizes are (z, y, x) in voxels."""
 
     box: Size
-    """What is cut; larger than the patch where it is rotated afterwards."""
+    """Size of what is cut; larger than the patch where it is rotated afterwards."""
     patch: Size
-    """What the network gets. Boxes may leave the study by half of what they are larger."""
+    """Size of the network's input. A box may extend beyond the study by half of its excess over the patch."""
     focus: int | None = None
-    """The class that a box is centred on where the study has it; otherwise each of the study's has an equal chance."""
+    """Class that a box is centred on in studies that have it; in others, each class of the study has the same
+    chance."""
 
     def lower_corner(self, shape: Size, voxels: Voxels, *, forced: bool, uniform: Uniform) -> Size:
         """Lowest voxel of a box, negative where it begins before the study.

@@ -25,9 +25,9 @@ from training.dataset.prepared import case_files
 from training.dataset.preprocessed import IMAGE, LABEL, class_voxels, open_array, read_voxels
 
 SHARE = 0.9
-"""Of the free memory that the studies may take; the rest is for networks and patches."""
+"""Fraction of the free memory that the studies may take; the rest is for networks and patches."""
 _VOXEL_SHRINKAGE = 3 * 2 / (4 * 8)
-"""Places are kept as three numbers of 2 bytes; nnU-Net's files hold four of 8."""
+"""Size of a position in memory, three numbers of 2 bytes, relative to that in nnU-Net's files, four of 8 bytes."""
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +41,9 @@ class ResidentStudy:
     label: torch.Tensor
     """Class indices, -1 where nothing was imaged; shape (z, y, x), int8 or int16."""
     voxels: Voxels
-    """For each foreground class that the study has, voxels that patches may be centred on."""
+    """Voxels that patches may be centred on, for each foreground class of the study."""
     classes: tuple[int, ...]
-    """Foreground classes that the label holds."""
+    """Foreground classes in the label."""
     foreground: tuple[Size, Size] | None
     """First voxel of the box about the foreground, and the one after its last."""
 

@@ -20,7 +20,7 @@ class SourcesRecord(Record):
     """``sources.json``."""
 
     archive: str
-    """Its folder at that time."""
+    """The archive's folder when it was prepared."""
     studies: Mapping[str, tuple[FileStamp, ...]]
     """Images and label map of each study, by case id."""
 
@@ -53,7 +53,7 @@ def recorded_archive(prepared: Prepared) -> Path | None:
 def unchanged_archive(prepared: Prepared, *, archive: Path | None = None, hash_all: bool = False) -> Path | None:
     """The archive that a dataset was made from, or None where it cannot be reached.
 
-    Raises ``OncoduetError``: a file of it is another than the dataset was made from, or is missing while others are
+    Raises ``OncoduetError``: a file of it has changed since the dataset was prepared, or is missing while others are
     there; or the folder that was given is none or holds no file of it.
 
     Parameters
@@ -74,8 +74,8 @@ def unchanged_archive(prepared: Prepared, *, archive: Path | None = None, hash_a
     if changed is not None:
         raise OncoduetError(
             changed[0],
-            expected=f"the file that {prepared.folder} was prepared from",
-            found=f"{changed[1]}; run `prepare` again with another --output, or remove the folder",
+            f"{changed[1]} {prepared.folder} was prepared from it; run `prepare` again with another --output, "
+            "or remove the folder",
         )
     return folder
 
@@ -108,6 +108,6 @@ def _changed(folder: Path, stamps: Iterable[FileStamp], *, hash_all: bool) -> It
     for stamp in stamps:
         path = folder / stamp.path
         if not path.is_file():
-            yield path, "none"
+            yield path, "not found, although"
         elif not is_unchanged(stamp, path, hash_all=hash_all):
-            yield path, "another"
+            yield path, "changed since"

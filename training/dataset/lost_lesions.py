@@ -1,4 +1,4 @@
-"""Lesions that have no voxel left once a study is resampled: each is named, so that none is lost in silence.
+"""Lesions that have no voxel left once a study is resampled: each is named in the log.
 
 A lesion smaller than a voxel can vanish twice: between the label map and the study grid (nearest neighbour), and
 between that and the plan's spacing (nnU-Net's linear rule: a voxel is what most of it is). Labels stay as nnU-Net makes
@@ -25,9 +25,9 @@ class Lesion:
 
     volume_ml: float
     centre_mm_xyz: tuple[float, float, float]
-    """In the patient (LPS): the mean of its voxels' centres."""
+    """Mean of its voxels' centres in patient coordinates (LPS)."""
     box: Box | None
-    """Its voxels' bounds on the study grid; None if it has none there."""
+    """Bounds of its voxels on the study grid; None: it has none there."""
 
     @property
     def described(self) -> str:
@@ -37,7 +37,7 @@ class Lesion:
 
 
 def lesions_on(card: Card, truth: Volume, grid: Grid) -> list[Lesion]:
-    """The lesions of a truth (26 neighbours), and where each lies on a study grid."""
+    """The lesions of a truth (26 neighbours), and where each is on a study grid."""
     numbered, count = ndimage.label(np.isin(truth.array, card.lesion_values), structure=np.ones((3, 3, 3)))
     if not count:
         return []

@@ -1,4 +1,4 @@
-"""nnU-Net's environment variables (folders and switches), set while it runs."""
+"""nnU-Net's environment variables, set while it runs."""
 
 import os
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """Pickles of numbers, text, plain containers and NumPy's arrays, read without unpickling.
 
 nnDetection writes its boxes and nnU-Net its records of cases as pickles, and a pickle is a program: it imports and
-calls whatever it names. Here it is a list of steps of which a few are followed, by this module itself and on values
+calls what it names. Here it is a list of steps of which a few are followed, by this module itself and on values
 that it made itself. What a pickle refers to is looked up in a table of five words, and what they are handed is compared
 with what NumPy writes, to the last value; nothing is ever imported, called or changed on a pickle's behalf. Time and
 memory grow with the file, whose size and steps are bounded: keys are text or small numbers, so that none is slow to
@@ -25,7 +25,7 @@ from contract.text import one_line
 
 MOST_BYTES = 2**28
 MOST_STEPS = 100_000
-"""nnU-Net's records take some hundred."""
+"""Most opcodes of a pickle; nnU-Net's records have some hundred."""
 _LARGEST_KEY = 2**31
 
 
@@ -50,7 +50,7 @@ _TYPES: Mapping[str, np.dtype[Any]] = {
     code: np.dtype(f"<{code}") for code in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1")
 }
 _TYPE_STATES = tuple((3, order, None, None, None, -1, -1, 0) for order in "<|")
-"""Little-endian, and without any order: a byte."""
+"""States of the types that are read: little-endian, or of one byte."""
 _MARK = object()
 
 
@@ -88,7 +88,7 @@ class _Steps:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.bytes_left = 0
-        """Bytes of arrays; all of them together are no larger than the pickle."""
+        """Bytes of arrays that may still come; all arrays together are no larger than the pickle."""
 
     def follow(self, content: bytes) -> Any:
         """The one value that is left at the end."""

@@ -7,7 +7,6 @@
 there is the same once more, for stage 1, in the folder ``localisation``.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import Field
 from contract.card import Card, load_card
 from contract.errors import OncoduetError
 from contract.files.reading import inside, sha256_file, sha256_json
+from contract.names import duplicates
 from contract.records import Record, Stage, read_record
 from contract.schema import Frozen, Name
 from contract.text import first_few
@@ -40,12 +40,13 @@ class PreparedStudy(Frozen):
     """One study of the dataset."""
 
     case_id: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]+$", max_length=200)]
-    """Part of file names."""
+    """Case id, part of file names."""
     patient_id: str
     lesions: int
     """Connected lesions (26 neighbours) on the study grid; in stage 1 those of the organ."""
     content_sha256: str | None = None
-    """By which the study is known again (``network.study.content_sha256``); null where an older program prepared it."""
+    """Hash by which the study is recognised (``network.study.content_sha256``); null where an older program prepared
+    it."""
 
 
 class PreparedRecord(Record):
@@ -61,7 +62,8 @@ class PreparedRecord(Record):
     """Voxels drawn from each study for the intensity statistics of quantitative channels."""
     studies: tuple[PreparedStudy, ...]
     left_out: tuple[str, ...] = ()
-    """Case ids (or folders) of the archive that were wrong and left out on request; ``prepare.log`` says why."""
+    """Case ids (or folders) of the archive that were faulty and left out on request; ``prepare.log`` gives the
+    reasons."""
     files: Mapping[str, str]
     """sha256 of each preprocessed file in ``cases``, by name; compared before they are trained on."""
     parts: Mapping[str, str] = {}
@@ -94,7 +96,7 @@ class Prepared:
     dataset: Mapping[str, Any]
     folds: tuple[Fold, ...]
     splits_seed: int
-    """Seed of the shuffle that dealt patients to the folds."""
+    """Seed of the shuffle that assigned patients to folds."""
 
     def for_stage(self, stage: Stage) -> "Prepared":
         """The dataset that networks of a stage are trained on.
@@ -111,8 +113,8 @@ class Prepared:
         if located.folds != self.folds:
             raise OncoduetError(
                 located.folder / SPLITS,
-                expected=f"the folds of {self.folder / SPLITS}",
-                found="others: networks of one stage would be trained on what the other sets apart",
+                f"folds differ from those in {self.folder / SPLITS}: "
+                "networks of one stage would be trained on what the other sets apart",
             )
         return located
 
@@ -147,7 +149,7 @@ class Prepared:
                 continue
             for path in stamps:
                 if sha256_file(path) != self.record.files.get(path.name):
-                    raise OncoduetError(path, expected=f"the file that {RECORD} names by its sha256", found="another")
+                    raise OncoduetError(path, f"does not match the hash in {RECORD}")
             channels, classes = (len(self.dataset[what]) for what in ("channel_names", "labels"))
             require_study(image, label, channels=channels, classes=classes)
             _compared.update(stamps)
@@ -166,7 +168,7 @@ def load_prepared(folder: Path) -> Prepared:
     record = read_record(folder / RECORD, PreparedRecord)
     card = load_card(folder / "card.toml")
     if card.sha256 != record.card_sha256:
-        raise OncoduetError(folder / "card.toml", expected="the card that the dataset was made with", found="another")
+        raise OncoduetError(folder / "card.toml", f"does not match the hash in {RECORD}")
     _require_parts(folder, record)
     if record.stage == "localisation":
         card = card.localising()
@@ -218,7 +220,7 @@ def _require_parts(folder: Path, record: PreparedRecord) -> None:
         if not path.is_file():
             raise OncoduetError(path, "part of the dataset not found")
         if sha256_file(path) != record.parts.get(name):
-            raise OncoduetError(path, expected="the file that prepared.json names by its sha256", found="another")
+            raise OncoduetError(path, f"does not match the hash in {RECORD}")
 
 
 def require_folds(path: Path, folds: Sequence[Fold], studies: Sequence[PreparedStudy]) -> None:
@@ -238,8 +240,7 @@ def require_folds(path: Path, folds: Sequence[Fold], studies: Sequence[PreparedS
             unknown = sorted(set(cases) - set(patient_of))
             if unknown:
                 raise OncoduetError(where, expected=f"studies of {path.parent} in {side}", found=first_few(unknown))
-            doubled = sorted(case_id for case_id, count in Counter(cases).items() if count > 1)
-            if doubled:
+            if doubled := duplicates(cases):
                 raise OncoduetError(where, f"duplicate in {side}: {first_few(doubled)}")
         train, validation = ({patient_of[case_id] for case_id in cases} for cases in (fold.train, fold.validation))
         if both := sorted(train & validation):

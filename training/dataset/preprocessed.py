@@ -1,8 +1,8 @@
-"""The files of a preprocessed study, opened as what preparation writes and as nothing else.
+"""The files of a preprocessed study, opened only if they are as preparation writes them.
 
 Blosc's format also knows stored expressions and functions, references to other files, and elements that are addresses
-in memory; the record beside it is a pickle. A prepared dataset may come from a stranger: an array is looked at
-before a voxel of it is read, and the record is read without unpickling.
+in memory; a study's record is a pickle. A prepared dataset may be untrusted: an array's header is checked before a
+voxel of it is read, and the record is read without unpickling.
 """
 
 import math
@@ -24,9 +24,9 @@ IMAGE, LABEL = (np.dtype(np.float32),), (np.dtype(np.int8), np.dtype(np.int16))
 
 _CODECS = {blosc2.Codec.BLOSCLZ, blosc2.Codec.LZ4, blosc2.Codec.LZ4HC, blosc2.Codec.ZLIB, blosc2.Codec.ZSTD}
 _FILTERS = {blosc2.Filter.NOFILTER, blosc2.Filter.SHUFFLE, blosc2.Filter.BITSHUFFLE}
-"""Those that Blosc has itself; for others it looks for programs to load."""
+"""Filters that Blosc itself has; for others it looks for programs to load."""
 _DAMAGED = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, SyntaxError, OSError)
-"""What Blosc raises where numbers and types in a file make no sense; it reads a type as a Python literal."""
+"""Exceptions of Blosc where numbers and types in a file make no sense; it reads a type as a Python literal."""
 
 
 def open_array(path: Path, kinds: tuple[np.dtype[Any], ...], **how: Any) -> Any:
@@ -139,8 +139,8 @@ def class_voxels(path: Path, shape: tuple[int, ...]) -> Mapping[int, npt.NDArray
         empty = isinstance(found, list | tuple) and not found
         voxels = np.zeros((0, len(shape)), np.int64) if empty else found
         if not isinstance(voxels, np.ndarray) or voxels.dtype.kind not in "iu" or voxels.shape[1:] != (len(shape),):
-            raise OncoduetError(path, expected=f"places (n, {len(shape)}) of class {value}", found="others")
+            raise OncoduetError(path, f"voxels of class {value} are not an array of shape (n, {len(shape)})")
         if voxels.size and not ((voxels >= 0) & (voxels < shape)).all():
-            raise OncoduetError(path, expected=f"voxels of {list(shape)}", found=f"some of class {value} outside")
+            raise OncoduetError(path, f"voxels of class {value} are outside {list(shape)}")
         places[value] = voxels
     return places

@@ -17,8 +17,8 @@ def split_patients(studies: Sequence[PreparedStudy], *, folds: int, seed: int) -
     for study in studies:
         positive[study.patient_id] |= study.lesions > 0
     shuffled = np.random.default_rng(seed).permutation(sorted(positive)).tolist()
-    dealt = sorted(shuffled, key=lambda patient: not positive[patient])  # stable: shuffled within both groups
-    fold_of = {patient: place % folds for place, patient in enumerate(dealt)}
+    by_class = sorted(shuffled, key=lambda patient: not positive[patient])  # stable: shuffled within both groups
+    fold_of = {patient: place % folds for place, patient in enumerate(by_class)}
     return tuple(
         Fold(
             train=tuple(study.case_id for study in studies if fold_of[study.patient_id] != fold),

@@ -4,7 +4,7 @@ The file is a pickle, and a pickle may call anything; it is read without unpickl
 (:mod:`training.dataset.plain_pickle`).
 
 A box is (x1, y1, x2, y2, z1, z2) there, where x, y and z are the array's axes 0, 1 and 2: our z, y and x. Its lower
-corner lies one voxel before the box's first voxel, hence the 1 that is added.
+corner is one voxel before the box's first voxel, hence the 1 that is added.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from network.detection.clustering import Float64Array, ScoredBoxes
 from training.dataset.plain_pickle import read_plain_pickle
 
 LOWER, UPPER = [0, 1, 4], [2, 3, 5]
-"""Places of a box's corners along the array's axes 0, 1 and 2."""
+"""Columns of a box's corners along the array's axes 0, 1 and 2."""
 
 
 def read_boxes(path: Path, shape_zyx: tuple[int, int, int]) -> ScoredBoxes:
@@ -26,7 +26,7 @@ def read_boxes(path: Path, shape_zyx: tuple[int, int, int]) -> ScoredBoxes:
 
     Raises ``OncoduetError``: the file names anything but arrays and numbers, of which nothing is called; it is no such
     file; it is about another image or not about the image as it was given; a number is none; a score is not in [0, 1];
-    a box is turned inside out or lies outside the image.
+    a box's corners are exchanged or outside the image.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def read_boxes(path: Path, shape_zyx: tuple[int, int, int]) -> ScoredBoxes:
         raise OncoduetError(path, expected="boxes (n, 6), scores (n,) and labels (n,)", found=shapes)
     restored = found.get("restore")
     if not (isinstance(restored, bool | np.bool_) and restored):
-        raise OncoduetError(path, expected="boxes in voxels of the original image (restore)", found="others")
+        raise OncoduetError(path, "boxes are not in voxels of the original image (restore)")
     size = _array(path, found, "original_size_of_raw_data")
     if size.shape != (3,) or tuple(size.tolist()) != shape_zyx:
         expected, other = (" × ".join(f"{each:g}" for each in sizes) for sizes in (shape_zyx, size.ravel()[:3]))

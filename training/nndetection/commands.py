@@ -30,7 +30,7 @@ TRAINING = ("nndet_prep", "nndet_unpack", "nndet_train", "nndet_sweep", "nndet_c
 PREDICTION = ("nndet_predict",)
 
 LOADERS = 12
-"""Processes by which nnDetection makes batches, where the machine has that many processors; its own number."""
+"""Processes by which nnDetection makes batches, on machines with that many processors; its own default."""
 LOADERS_VARIABLE = "det_num_threads"
 
 _POLL_S = 0.05
@@ -67,17 +67,17 @@ def loaders() -> int:
 
 @dataclass(frozen=True)
 class Programs:
-    """nnDetection's programs at work on one layout."""
+    """nnDetection's programs, run on one layout."""
 
     paths: Mapping[str, Path]
     layout: Layout
     log: Path
-    """What they say is appended here."""
+    """File to which the programs' output is appended."""
 
     def run(self, name: str, *words: str) -> Steps[float]:
         """Run one program to its end; yields while it works, and ends it when closed.
 
-        Raises ``OncoduetError``: it failed; with the last line of what it said on stderr.
+        Raises ``OncoduetError``: it failed; with the last line of its stderr.
 
         Returns
         -------

@@ -29,11 +29,11 @@ from training.dataset.prepared import Fold
 from training.nndetection.run_files import FOLD
 
 COMMIT = "97a58f3"
-"""The state of nnDetection whose layout and programs are meant."""
+"""The commit of nnDetection whose layout and programs are supported."""
 PLAN = "D3V001_3d"
-"""Name of its plan at full resolution."""
+"""Name of nnDetection's plan at full resolution."""
 MODEL = f"RetinaUNetV001_{PLAN}"
-"""Name of its experiment."""
+"""Name of nnDetection's experiment."""
 
 _PICKLE_PROTOCOL = 4  # the newest that nnDetection's Python 3.8 writes by itself
 
@@ -43,7 +43,7 @@ class Layout:
     """Where nnDetection reads and writes."""
 
     root: Path
-    """Absolute; holds ``det_data`` and ``det_models``."""
+    """Absolute path of the folder with ``det_data`` and ``det_models``."""
     card: Card
 
     @property
@@ -53,12 +53,12 @@ class Layout:
 
     @property
     def data(self) -> Path:
-        """Its ``$det_data``."""
+        """The folder ``$det_data``."""
         return self.root / "det_data"
 
     @property
     def models(self) -> Path:
-        """Its ``$det_models``."""
+        """The folder ``$det_models``."""
         return self.root / "det_models"
 
     @property
@@ -125,7 +125,7 @@ class StudyToPredict:
 
     placement: Placement
     content_sha256: str
-    """Of its reference channel's voxels; see :func:`network.study.content_sha256`."""
+    """Hash of the reference channel's voxels; see :func:`network.study.content_sha256`."""
 
 
 def write_dataset(layout: Layout) -> None:

@@ -31,7 +31,7 @@ class NnDetection(Engine):
     mark = PARENT
     counts_epochs = False
     archive_need = NEED
-    """It preprocesses by itself."""
+    """Why it needs the archive: it preprocesses by itself."""
     model = "nndetection"
     no_bundle = (
         "expected a run with weights for a bundle, found one of nnDetection, whose models are pickles; "
@@ -57,7 +57,7 @@ class NnDetection(Engine):
             raise OncoduetError(steps_file(folder), "no step of nnDetection to resume from")
 
     def steps(self, run: RunIdentity, place: Workplace) -> Generator[None, None, Trained]:
-        """Have its programs train; see :func:`training.nndetection.training.steps`."""
+        """Train with its programs; see :func:`training.nndetection.training.steps`."""
         from training.nndetection import training as upstream  # noqa: PLC0415 - imports torch
 
         return upstream.steps(run, place, archive=reachable_archive(run.prepared, place.archive, purpose=NEED))
@@ -69,7 +69,7 @@ class NnDetection(Engine):
         return {PARENT: sha256_file(model_record(place.folder))}
 
     def written(self, folder: RunFolder) -> Sequence[Path]:
-        """Its model and the record of it."""
+        """The model and its record."""
         return [model_record(folder), *(model_folder(folder) / name for name in (*NEEDED, *REPORTS))]
 
     def programs_folder(self, folder: RunFolder) -> Path:

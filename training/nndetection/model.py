@@ -22,9 +22,9 @@ class UpstreamRecord(Record):
 
     key: RunKey
     targeted_commit: str = COMMIT
-    """The state of nnDetection that the adapter speaks to."""
+    """The commit of nnDetection that the adapter supports."""
     reported_commit: str | None
-    """The state that nnDetection says it is; null where it does not know."""
+    """The commit that nnDetection reports; null where it does not know."""
     reported_torch: str | None
     task: str
     model: str = MODEL
@@ -37,7 +37,7 @@ class UpstreamRecord(Record):
 def keep_model(layout: Layout, folder: RunFolder, *, key: RunKey, programs: Mapping[str, Path]) -> UpstreamRecord:
     """Copy what predictions need, and what nnDetection says of itself, into the run's folder.
 
-    Raises ``OncoduetError``: a file is missing, although the programs said that they succeeded.
+    Raises ``OncoduetError``: a file is missing, although the programs reported success.
     """
     sources = [layout.consolidated / name for name in NEEDED]
     for path in sources:

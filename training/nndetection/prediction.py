@@ -14,10 +14,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from contract.archive.studies import Study, archive_licence, find_studies
+from contract.batch_layout import (
+    BATCH,
+    LISTING_FILES,
+    PREDICTIONS,
+    STUDY,
+    require_known_studies,
+    study_files,
+    write_listing,
+)
 from contract.card import Card, load_card
 from contract.errors import OncoduetError
-from contract.files.atomic import writable, write_json, write_text
-from contract.files.reading import inside, sha256_file, sha256_json
+from contract.files.atomic import writable, write_json
+from contract.files.locks import is_work_lock
+from contract.files.reading import sha256_file, sha256_json
 from contract.images.volume import Volume, write_volume
 from contract.outputs import Output, require_apart, require_free, require_scratch, scratch, subfolder
 from contract.records import (
@@ -29,7 +39,6 @@ from contract.records import (
     read_record,
     write_record,
 )
-from contract.sockets import job_listing
 from network.detection.clustering import ScoredBoxes
 from network.detection.painting import combine_scores, paint_boxes
 from network.placement import Placement
@@ -40,7 +49,7 @@ from training.nndetection.commands import PREDICTION, Programs, find_programs
 from training.nndetection.dataset_layout import MODEL, Layout, StudyToPredict, write_dataset, write_study_to_predict
 from training.nndetection.model import model_files
 from training.nndetection.run_files import NEEDED, model_folder, model_record
-from training.run_folder.folder import RunFolder, is_lock
+from training.run_folder.folder import RunFolder
 from training.run_folder.lock import work_lock
 from training.run_folder.logs import log_to
 from training.run_folder.workplace import at_work, require_untouched
@@ -100,17 +109,15 @@ def predict(folder: RunFolder, *, archive: Path, output: Path) -> int:
         with place.staged() as stage:
             for case_id, boxes in found.items():
                 write_study_outputs(stage / case_id, card, written[case_id].placement, boxes, case_id=case_id)
-                told = {"content_sha256": written[case_id].content_sha256, "method_sha256": _method_sha256(batch)}
-                stamp = stamps[case_id].model_copy(update=told)
-                write_record(stage / case_id / "study.json", stamp)
-            write_record(stage / "batch.json", batch)
-            write_text(stage / "card.toml", folder.card.read_text(encoding="utf-8"))
+                update = {"content_sha256": written[case_id].content_sha256, "method_sha256": _method_sha256(batch)}
+                stamp = stamps[case_id].model_copy(update=update)
+                write_record(stage / case_id / STUDY, stamp)
+            write_record(stage / BATCH, batch)
             trained_on = _trained_on(
                 folder, record, {case_id: each.content_sha256 for case_id, each in written.items()}
             )
             source = _source(record, batch, licence=" AND ".join(sorted(licences)), trained_on=trained_on)
-            write_record(stage / "source.json", source)
-            write_json(stage / "predictions.json", [job_listing(case_id, card) for case_id in found])
+            write_listing(stage, card, folder.card.read_text(encoding="utf-8"), list(found), source)
     return len(studies)
 
 
@@ -122,43 +129,33 @@ def paint(found: ScoredBoxes, placement: Placement) -> Volume:
 
 def _finished(folder: RunFolder) -> RunRecord:
     record = folder.finished_record()
-    named = [(model_record(folder), record.parents[PARENT]), *model_files(folder)]
+    files = {PARENT: model_record(folder)}
     if "training_studies" in record.parents:
-        named.append((folder.training_studies, record.parents["training_studies"]))
-    for path, expected in named:
-        if not path.is_file() or sha256_file(path) != expected:
-            raise OncoduetError(path, expected="the file that the run was recorded with", found="another")
-    if load_card(folder.card).sha256 != record.key.card_sha256:
-        raise OncoduetError(folder.card, expected="the card that run.json names", found="another")
+        files["training_studies"] = folder.training_studies
+    folder.require_as_recorded(record, files)
+    for path, sha256 in model_files(folder):
+        if not path.is_file() or sha256_file(path) != sha256:
+            raise OncoduetError(path, f"does not match the hash in {model_record(folder).name}")
     return record
 
 
 def _require_same_batch(output: Path, batch: BatchRecord, case_ids: Sequence[str], archive: Path) -> None:
     """The folder is new, or holds an earlier prediction by the same run of these studies."""
-    path = output / "batch.json"
+    path = output / BATCH
     if path.is_file() and read_record(path, BatchRecord).parents != batch.parents:
-        raise OncoduetError(
-            path,
-            expected="a folder that was begun with the same run",
-            found="another's predictions; give another output",
-        )
-    for case in inside(output) if output.is_dir() else ():
-        if case.name not in case_ids and (case / "study.json").is_file():
-            raise OncoduetError(
-                case, expected=f"predictions of studies in {archive} alone", found=f"{case.name}, which is not there"
-            )
+        raise OncoduetError(path, "folder was begun with another run; give another output")
+    require_known_studies(output, case_ids, archive)
 
 
 def _place(output: Path, card: Card, batch: BatchRecord, studies: Sequence[Study]) -> Output:
-    outputs = [f"output/{card.detection_map.relative_path}/{{}}.mha", f"output/{card.likelihood.relative_path}"]
     contents = {study.case_id: {name: sha256_file(path) for name, path in study.channels.items()} for study in studies}
-    files = [f"{case_id}/{name.format(case_id)}" for case_id in contents for name in [*outputs, "study.json"]]
+    files = [f"{case_id}/output/{name}" for case_id in contents for name in study_files(card, case_id)]
     return Output(
         output,
         COMMAND,
-        ["batch.json", "card.toml", "source.json", "predictions.json", *files],
+        [BATCH, *LISTING_FILES, *files, *(f"{case_id}/{STUDY}" for case_id in contents)],
         identity={"method": _method_sha256(batch), "studies": sha256_json(contents)},
-        record="predictions.json",
+        record=PREDICTIONS,
     )
 
 
@@ -168,7 +165,7 @@ def _require_ours(output: Path) -> None:
     if not log.is_file() or _BEGINNING not in log.read_text(encoding="utf-8", errors="replace").partition("\n")[0]:
         require_free(output, [LOG], COMMAND)
     lock = subfolder(output, LOCK)
-    if lock.exists() and not is_lock(lock):
+    if lock.exists() and not is_work_lock(lock):
         require_free(output, [LOCK], COMMAND)
     require_scratch(output / WORK, COMMAND)
     require_untouched(output / WORK)
@@ -188,13 +185,13 @@ def _collect(layout: Layout, written: dict[str, StudyToPredict], *, since_ns: in
     expected = {layout.boxes_file(case_id): case_id for case_id in written}
     foreign = sorted(set(layout.predictions.glob("*_boxes.pkl")) - set(expected))
     if foreign:
-        raise OncoduetError(foreign[0], expected="boxes of the studies to predict alone", found="another's")
+        raise OncoduetError(foreign[0], "boxes of a study that is not predicted")
     found = {}
     for path, case_id in expected.items():
         if not path.is_file():
             raise OncoduetError(path, "boxes of the study not found after nndet_predict")
         if path.stat().st_mtime_ns < since_ns:
-            raise OncoduetError(path, expected="boxes from this call of nndet_predict", found="older ones")
+            raise OncoduetError(path, "boxes are older than this call of nndet_predict")
         found[case_id] = read_boxes(path, written[case_id].placement.grid.shape_zyx)
     return found
 
@@ -205,13 +202,14 @@ def write_study_outputs(folder: Path, card: Card, placement: Placement, found: S
     likelihood = float(painted.array.max())
     if not likelihood and card.candidates.case_likelihood_without_candidate == "probability":
         likelihood = combine_scores(found.scores)
-    write_volume(folder / "output" / card.detection_map.relative_path / f"{case_id}.mha", painted)
-    write_json(folder / "output" / card.likelihood.relative_path, likelihood)
+    map_file, likelihood_file = (folder / "output" / name for name in study_files(card, case_id))
+    write_volume(map_file, painted)
+    write_json(likelihood_file, likelihood)
     logger.info("study %s: %d boxes, likelihood %.3f", case_id, len(found), likelihood)
 
 
 def _trained_on(folder: RunFolder, record: RunRecord, contents: dict[str, str]) -> tuple[str, ...] | None:
-    """The studies that the run was trained on, which is also said; None where an older program trained it."""
+    """The studies that the run was trained on, which is also logged; None where an older program trained it."""
     if "training_studies" not in record.parents:
         logger.warning("%s: it is not known on which studies it was trained: an older program trained it", folder.path)
         return None

@@ -7,9 +7,9 @@ from training.run_folder.folder import RunFolder
 FOLD = 0
 """nnDetection's number of the run's fold: the splits that it is given contain no other."""
 NEEDED = (f"model_fold{FOLD}.ckpt", "plan_inference.pkl", "config.yaml")
-"""What ``nndet_predict`` reads of a consolidated model."""
+"""Files of a consolidated model that ``nndet_predict`` reads."""
 REPORTS = ("meta.json", "requirements.txt")
-"""What nnDetection writes about itself next to the trained fold."""
+"""Files next to the trained fold in which nnDetection describes itself."""
 
 
 def model_folder(folder: RunFolder) -> Path:

@@ -44,7 +44,7 @@ class UpstreamTask:
 
     @property
     def layout(self) -> Layout:
-        """Its folders."""
+        """Folders in which nnDetection reads and writes."""
         return Layout(work_folder(self.folder).resolve(), self.run.prepared.card)
 
 

@@ -43,8 +43,8 @@ class FocalLoss(nn.Module):
 
     alpha_t goes by the true class: ``background`` for class 0, ``foreground`` for each other class. The reference
     divides its list of alphas by the sum. For two classes that sum is 1; for more it would shrink the whole loss, and
-    with it the effective step, with each structure that is annotated beside the lesion. Here alpha is never divided, so
-    that adding a class leaves the other voxels' loss as it was.
+    with it the effective step, with each further annotated structure. Here alpha is never divided, so that adding a
+    class leaves the other voxels' loss as it was.
 
     Source: DIAGNijmegen/picai_baseline, nnUNetTrainerV2_focalLoss.py and nnUNetTrainerV2_Loss_FL_and_CE.py.
     """

@@ -98,9 +98,9 @@ def steps(
     Parameters
     ----------
     on_iteration
-        Told after each step how many have been done in all.
+        Called after each step with the number done in all.
     on_epoch
-        Told after each epoch all epochs so far, wall and CPU seconds.
+        Called after each epoch with all epochs so far, wall and CPU seconds.
     kind
         The trainer; by default nnU-Net's.
     """
@@ -258,8 +258,8 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         if self.is_cascaded or labels.has_ignore_label or labels.has_regions:
             raise OncoduetError(
                 self.task.name,
-                expected="a dataset without cascade, ignored label and regions for studies in memory",
-                found='one of these; loader = "nnunet" in the profile takes any',
+                "studies in memory support neither cascades nor ignored labels nor regions; "
+                'loader = "nnunet" in the profile does',
             )
         patch = _size(self.configuration_manager.patch_size)
         rotation, in_plane, initial, mirrored = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
@@ -325,7 +325,7 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         return FocusedCases(folder, training, focus=focus), FocusedCases(folder, validation, focus=focus)
 
     def on_epoch_start(self) -> None:
-        """Reseed, so that each epoch's chance depends on nothing that came before."""
+        """Reseed, so that an epoch's random numbers do not depend on earlier ones."""
         moment = f"epoch {self.current_epoch}"
         seed_generators(self.task.seed, moment)
         for loader, purpose in ((self.dataloader_train, "training"), (self.dataloader_val, "validation")):
@@ -399,7 +399,7 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
             task.checkpoints.write(Checkpoint(epoch=epoch, seed=task.seed, state=self.state()))
 
     def state(self) -> dict[str, Any]:
-        """All that :meth:`resume` needs beside epoch and seed: tensors, numbers and text, no pickled objects."""
+        """All that :meth:`resume` needs in addition to epoch and seed: tensors, numbers and text; no pickles."""
         wall_s, cpu_s = self.seconds()
         return {
             "device": self.device.type,
@@ -500,8 +500,8 @@ class FocusedCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
     """Preprocessed studies, for nnU-Net's loader.
 
     Patches are centred on a class that nnU-Net draws among those of the study; where ``focus`` is one of these, it is
-    the only one. Nothing is kept in memory: nnU-Net's transforms work in place, on what a compressed file gives afresh
-    each time, but of an array would be a view.
+    the only one. Nothing is kept in memory: nnU-Net's transforms work in place, on what a compressed file gives as a
+    new array each time, where an array in memory would give a view.
     """
 
     def __init__(self, folder: str, identifiers: list[str], *, focus: int | None = None) -> None:
@@ -547,8 +547,7 @@ def _resume(trainer: Trainer, checkpoint: Checkpoint) -> None:
             raise
         raise OncoduetError(
             trainer.task.checkpoints.folder,
-            expected=f"the state of this training after epoch {checkpoint.epoch}",
-            found=f"another: {one_line(str(error))[:200]}",
+            f"not the state of this training after epoch {checkpoint.epoch}: {one_line(str(error))[:200]}",
         ) from error
 
 

@@ -19,8 +19,8 @@ from network.detection.anchors import AnchorPlan, Triple, detection_levels, requ
 
 SIZES_PER_AXIS = 3
 OUTLIERS_PERCENT = 0.5
-"""Of the lesions at either end of each axis' sizes, left out as nnDetection does, from so many lesions on that this is
-at least one."""
+"""Percentage of the lesions left out at either end of each axis' sizes, as by nnDetection, if this is at least one
+lesion."""
 _STARTS_PERCENT = ((5.0, 95.0), (25.0, 75.0), (0.0, 50.0))
 _MOST_ROUNDS = 50
 
@@ -33,7 +33,7 @@ class PlannedAnchors:
 
     plan: AnchorPlan
     mean_iou: float
-    """Of the training lesions with their best anchor, centred; in (0, 1]."""
+    """Mean IoU of the training lesions with their best anchor, centred; in (0, 1]."""
 
 
 def plan_anchors(

@@ -2,7 +2,7 @@
 
 For each lesion the anchors at the nearest positions of every level are candidates. Those whose IoU with the lesion is
 no less than the candidates' mean plus their standard deviation become positive: the threshold adapts to how well a
-lesion can be covered at all. An anchor's centre need not lie in the lesion, so that small lesions are not left without.
+lesion can be covered at all. An anchor's centre may be outside the lesion, so that small lesions get anchors, too.
 All other anchors are negative.
 
 Source: Zhang et al., CVPR 2020; numbers as in nnDetection (V001), which compares every lesion with every anchor. All
@@ -18,7 +18,7 @@ from network.detection.boxes import centres, iou
 
 NEAREST_POSITIONS = 4
 NOTHING = -1
-"""Stands for no lesion."""
+"""Value for anchors without a lesion."""
 
 
 def match_anchors(anchors: Sequence[Tensor], boxes: Tensor, *, nearest: int = NEAREST_POSITIONS) -> Tensor:

@@ -43,7 +43,7 @@ class SearchedStudy:
 
     found: RawDetections
     lesions: Float64Array
-    """Boxes, shape (lesions, 6)."""
+    """Boxes of the lesions, shape (lesions, 6)."""
 
 
 def search(

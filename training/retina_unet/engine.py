@@ -32,7 +32,7 @@ class RetinaUNetEngine(Engine):
     places = ("device", "host")
     """nnU-Net's loader knows no lesion numbers."""
     own_bytes_per_voxel = 2
-    """The lesions' numbers."""
+    """Bytes of the lesions' numbers."""
     chosen_files = ("box_rule",)
 
     def chooses(self, run: RunIdentity) -> bool:

@@ -33,7 +33,7 @@ class Sampling:
     per_patch: int = 32
     negatives_per_positive: int = 2
     pool: int = 20
-    """Negatives are drawn from this many times as many, those with the highest scores."""
+    """Size of the pool of negatives with the highest scores, as a multiple of the number drawn from it."""
 
 
 @dataclass(frozen=True)

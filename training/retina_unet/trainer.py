@@ -35,7 +35,7 @@ from training.run_folder.checkpoints import Checkpoint
 
 POLY_EXPONENT = 0.9
 CYCLE_FROM, CYCLE_TO = 1 / 10, 1 / 1000
-"""Of the profile's learning rate, at the beginning and the end of each averaged epoch."""
+"""Learning rate at the beginning and the end of each averaged epoch, as fractions of the profile's."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class DetectorTrainer(Trainer):
         self.enable_deep_supervision = False
         self.average: Weights | None = None
         self.averaged = 0
-        self.chance = torch.Generator()
+        self.generator = torch.Generator()
         strides = level_strides(self.task.plans)
         patch = patch_size_zyx(self.task.plans)
         self.anchors = anchors_of_patch(self.task.anchors, strides, patch, device=self.device)
@@ -145,7 +145,7 @@ class DetectorTrainer(Trainer):
         """Reseed, the generator that draws anchors too."""
         super().on_epoch_start()
         sequence = np.random.SeedSequence(entropy(self.task.seed, f"epoch {self.current_epoch} anchors"))
-        self.chance.manual_seed(int(sequence.generate_state(1)[0]))
+        self.generator.manual_seed(int(sequence.generate_state(1)[0]))
 
     def set_rate(self) -> None:
         """Give the optimiser the rates of the step that is about to be made."""
@@ -188,7 +188,7 @@ class DetectorTrainer(Trainer):
         boxes = [lesion_boxes(patch[0], instances) for patch, instances in zip(numbers, own, strict=True)]
         label = torch.stack([labels_of(patch, instances) for patch, instances in zip(numbers, own, strict=True)])
         output = self.network(data)
-        return self.loss(output, self.anchors, boxes, label, self.chance).total, output, label
+        return self.loss(output, self.anchors, boxes, label, self.generator).total, output, label
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         """Before the epoch ends, and its checkpoint is written, take its weights into the average."""
@@ -217,7 +217,7 @@ class DetectorTrainer(Trainer):
         return {**super().state(), "average": self.average, "averaged": self.averaged}
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on where a checkpoint was written."""
+        """Continue from a checkpoint."""
         super().resume(checkpoint)
         average, self.averaged = checkpoint.state["average"], checkpoint.state["averaged"]
         self.average = None if average is None else {name: tensor.cpu() for name, tensor in average.items()}

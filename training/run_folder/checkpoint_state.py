@@ -12,7 +12,7 @@ import torch
 
 _STATE = "state"
 _LENGTH_BYTES = 8
-"""With which safetensors begins."""
+"""Length of the number with which safetensors begins."""
 
 
 def encode_state(state: Mapping[str, Any]) -> bytes:

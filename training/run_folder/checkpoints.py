@@ -30,7 +30,7 @@ from contract.schema import Frozen, parse
 from contract.text import one_line
 
 KEPT = 2
-"""How many are kept."""
+"""Number of checkpoints that are kept."""
 
 _FORMAT = "oncoduet-checkpoint-2"
 _BEGINNING = b'{"format": "oncoduet-checkpoint-'
@@ -45,9 +45,9 @@ class Checkpoint:
     """The state of a training after so many epochs."""
 
     epoch: int
-    """Epochs done; the next one to be trained has this number, counted from 0."""
+    """Epochs done, and so the number, from 0, of the next one."""
     seed: int
-    """Of the run. Together with ``epoch`` it is the state of every random generator."""
+    """The run's seed; with ``epoch`` the state of every random generator."""
     state: Mapping[str, Any]
     """What the engine needs: tensors, numbers and text."""
 

@@ -3,7 +3,7 @@
 What a run writes is listed in ``.oncoduet`` before it takes its name, so that a resumed run recognises its own files,
 wherever it was killed: only these are replaced or removed. ``run.json``, the lock and the checkpoints say themselves
 whose they are; the log is known by its first line; event files are only ever added; other temporary files are in
-folders that a process holds (:func:`contract.files.held_folder`).
+folders that a process holds (:func:`contract.files.atomic.held_folder`).
 """
 
 import hashlib
@@ -17,8 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from contract.card import load_card
 from contract.errors import OncoduetError
 from contract.files.atomic import sweep
+from contract.files.locks import is_work_lock
 from contract.files.reading import inside, read_json, read_text, regular_only, sha256_file
 from contract.outputs import (
     claim_file,
@@ -57,7 +59,7 @@ class RunFolder:
         require_unowned(self.path, COMMAND)
         own = {self.lock.name} | ({self.record.name} if is_planned else set())
         require_free(self.path, [name for name in self._names(engine_files) if name not in own], COMMAND)
-        if self.lock.exists() and not is_lock(self.lock):
+        if self.lock.exists() and not is_work_lock(self.lock):
             raise OncoduetError(self.lock, expected="the lock of a run or nothing", found="a file of other origin")
 
     @contextmanager
@@ -158,6 +160,24 @@ class RunFolder:
             raise OncoduetError(self.record, expected="a finished run", found=f"state {record.state}")
         return record
 
+    def require_as_recorded(self, record: RunRecord, files: Mapping[str, Path]) -> None:
+        """Raise ``OncoduetError`` unless the card and some files are those of which ``run.json`` states the hashes.
+
+        Parameters
+        ----------
+        files
+            By their names among the record's parents.
+        """
+        for path in (self.card, *files.values()):
+            if not path.is_file():
+                raise OncoduetError(path, "file not found in a run folder")
+        found = {what: sha256_file(path) for what, path in files.items()}
+        differing = [path for what, path in files.items() if found[what] != record.parents.get(what)]
+        if load_card(self.card).sha256 != record.key.card_sha256:
+            differing.insert(0, self.card)
+        if differing:
+            raise OncoduetError(differing[0], "does not match the hash in run.json")
+
     @property
     def record(self) -> Path:
         """What the run is and how far it got (``contract.records.RunRecord``)."""
@@ -249,7 +269,7 @@ def require_distinct(runs: Iterable[tuple[RunFolder, RunRecord]]) -> None:
             continue
         other = seen.setdefault(record.weights_sha256, folder)
         if other.path != folder.path:
-            raise OncoduetError(folder.path, expected="a training of its own", found=f"the weights of {other.path}")
+            raise OncoduetError(folder.path, f"has the weights of {other.path}: one is a copy of the other")
 
 
 def says(path: Path, made: str | Mapping[str, Any]) -> bool:
@@ -260,20 +280,4 @@ def says(path: Path, made: str | Mapping[str, Any]) -> bool:
         found, value = read_json(path), json.loads(json.dumps(made))
         return bool({**found, "written_by": None} == {**value, "written_by": None})
     except (OSError, ValueError, TypeError, OncoduetError):
-        return False
-
-
-def is_lock(path: Path) -> bool:
-    """Whether a file is a run's lock, which is empty or says who holds it."""
-    try:
-        return path.is_file() and is_lock_text(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-
-
-def is_lock_text(text: str) -> bool:
-    """Whether a lock file's content is that of a run: nothing, or who holds it."""
-    try:
-        return not text or set(json.loads(text)) >= {"host", "pid", "since"}
-    except (ValueError, TypeError):
         return False

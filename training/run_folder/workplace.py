@@ -1,8 +1,8 @@
 """A folder in which another project's programs work, and from which nothing of the user's is removed.
 
-The programs give their files whatever names they like, so no list of them exists. Instead, the process that runs them
-touches a file there every second. What was changed after the last touch, or is in a folder without that file, is the
-user's.
+The names of the programs' files are not known in advance, so there is no list of them. Instead, the process that runs
+them touches a file there every second. What was changed after the last touch, or is in a folder without that file, is
+the user's.
 """
 
 import shutil
@@ -19,7 +19,7 @@ from contract.outputs import MANIFEST, subfolder
 SIGN = "at_work"
 INTERVAL_S = 1.0
 SLACK_S = 5.0
-"""A program that is killed with its caller may finish writing."""
+"""Time in which a program that is killed with its caller may finish writing."""
 
 
 @contextmanager

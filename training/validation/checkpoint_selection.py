@@ -131,17 +131,17 @@ def _candidate(run: Run, folder: RunFolder, weights: Path, place: Path) -> str:
     """A run folder as it would be if these weights were the run's own; returns their hash."""
     from network.weights import load_weights, tensors_sha256  # noqa: PLC0415 - takes seconds to import
 
-    candidate, beside = RunFolder(place), run.files_before_weights(folder)
+    candidate, accompanying = RunFolder(place), run.files_before_weights(folder)
     place.mkdir(parents=True)
     for link, file in [
         (candidate.weights, weights),
         (candidate.card, folder.card),
         (candidate.plans, folder.plans),
         (candidate.dataset, folder.dataset),
-        *((place / path.name, path) for path in beside.values()),
+        *((place / path.name, path) for path in accompanying.values()),
     ]:
         link.symlink_to(file.resolve())
     sha256 = tensors_sha256(load_weights(weights))
-    parents = {what: sha256_file(path) for what, path in beside.items()}
+    parents = {what: sha256_file(path) for what, path in accompanying.items()}
     write_record(candidate.record, run.record(state="finished", weights_sha256=sha256, more_parents=parents))
     return sha256

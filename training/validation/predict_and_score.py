@@ -1,4 +1,4 @@
-"""Predict an archive with one network and score it, by our own programs.
+"""Predict an archive with one network and score it.
 
 The network becomes a bundle of one; ``python -m algorithm batch`` predicts the studies and ``python -m evaluation
 score`` scores what it predicted, as programs, since training, algorithm and evaluation meet in files alone. For a card
@@ -54,8 +54,8 @@ def find_localisation(
     where = localisation or folder.path.resolve().parent
     raise OncoduetError(
         where,
-        expected=(f"a finished localisation run of fold {key.fold} and the same card, without which {purpose}"),
-        found="no such run; --localisation names one",
+        f"no finished localisation run of fold {key.fold} and the same card, without which {purpose}; "
+        "--localisation names one",
     )
 
 
@@ -88,7 +88,7 @@ def predict_studies(
     Parameters
     ----------
     model
-        Where the bundle is unpacked meanwhile; nothing is there before.
+        Where the bundle is unpacked for the prediction; does not exist before.
     options
         More of ``algorithm batch``.
     device
@@ -155,8 +155,8 @@ def call(*words: str, folders: Mapping[str, Path], purpose: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", *words, *options], env=environment, capture_output=True, text=True, check=False
     )
-    for said in (*ended.stdout.splitlines(), *ended.stderr.splitlines()):
-        logger.info("%s: %s", words[0], said)
+    for line in (*ended.stdout.splitlines(), *ended.stderr.splitlines()):
+        logger.info("%s: %s", words[0], line)
     if ended.returncode:
         found = one_line(ended.stderr).removeprefix("error: ") or f"exit code {ended.returncode}"
         message = f"python -m {' '.join(words[:2])}, called {purpose}, failed: {found}"

@@ -1,4 +1,4 @@
-"""Answers 200 to a case that is done."""
+"""Returns 200 instead of 201 for a finished case."""
 
 import honest
 

@@ -1,4 +1,4 @@
-"""Ends with the first study that fails."""
+"""Exits when a study fails."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Names a metric by its threshold, with a dot; the platform takes that for a path."""
+"""Names a metric by its threshold, with a dot; which the platform takes for a path."""
 
 import honest_evaluation
 

@@ -1,4 +1,4 @@
-"""Takes (z, y, x) for (x, y, z) when it lays the map out."""
+"""Writes the map with (z, y, x) taken for (x, y, z)."""
 
 import honest
 import SimpleITK as sitk

@@ -1,4 +1,4 @@
-"""Writes its outputs, and ends with 1."""
+"""Writes its outputs, and exits with 1."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Leaves more files than anybody takes."""
+"""Writes more files than the platform collects."""
 
 import honest
 

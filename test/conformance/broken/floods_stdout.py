@@ -1,4 +1,4 @@
-"""Prints one line that is longer than anybody keeps."""
+"""Prints a line longer than any reader keeps."""
 
 import sys
 

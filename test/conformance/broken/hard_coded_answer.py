@@ -1,4 +1,4 @@
-"""Writes the map of one study, whatever study it gets."""
+"""Writes the same map for every study."""
 
 import honest
 import numpy as np

@@ -1,4 +1,4 @@
-"""Sends the question for its health elsewhere."""
+"""Redirects /health."""
 
 import honest
 

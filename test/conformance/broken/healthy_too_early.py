@@ -1,4 +1,4 @@
-"""Loads its model with the first study, and is healthy before."""
+"""Reports to be healthy before its model is loaded."""
 
 import honest
 

@@ -1,4 +1,4 @@
-"""A small algorithm that keeps every rule, to be broken in one place by each file beside it.
+"""A small algorithm that keeps every rule, which each other file here breaks in one place.
 
 Finds what is much brighter than the tissue on the high-b-value image. Knows csPCa's sockets, and needs numpy and
 SimpleITK alone. ``python honest.py`` predicts one study, ``python honest.py serve`` as many as are asked for; the file

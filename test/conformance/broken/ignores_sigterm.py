@@ -1,4 +1,4 @@
-"""Does not hear SIGTERM; a warning alone, since the platform kills it."""
+"""Ignores SIGTERM; only a warning, since the platform kills it."""
 
 import signal
 

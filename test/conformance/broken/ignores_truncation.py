@@ -1,4 +1,4 @@
-"""Takes whatever ITK makes of a damaged image: noise, or zeros."""
+"""Accepts what ITK reads from a damaged image: noise, or zeros."""
 
 import honest
 import numpy as np

@@ -1,4 +1,4 @@
-"""Starts a worker for every thing it can think of."""
+"""Starts hundreds of workers."""
 
 import os
 import signal

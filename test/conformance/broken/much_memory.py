@@ -1,4 +1,4 @@
-"""Takes 9 GB where 8 are."""
+"""Allocates 9 GB of 8."""
 
 import honest
 import numpy as np

@@ -1,4 +1,4 @@
-"""Writes NaN, which Python's json does without a word."""
+"""Writes NaN, which Python's json does silently."""
 
 import honest
 

@@ -1,4 +1,4 @@
-"""Writes NaN, which is no JSON."""
+"""Writes NaN, which is not JSON."""
 
 import honest_evaluation
 

@@ -1,4 +1,4 @@
-"""Computes with a patient's age that nobody has reported."""
+"""Computes with a patient's age that may be missing."""
 
 import json
 

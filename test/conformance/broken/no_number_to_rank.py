@@ -1,4 +1,4 @@
-"""Has null where the ranking looks."""
+"""Has null at the path of the ranking."""
 
 import honest_evaluation
 

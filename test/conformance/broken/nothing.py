@@ -1,1 +1,1 @@
-"""Breaks nothing: this image has to pass, or the suite would prove nothing by refusing the others."""
+"""Breaks nothing: this image has to pass, so that refusing the others means something."""

@@ -1,4 +1,4 @@
-"""Takes the jobs to come in the truth's order."""
+"""Assumes that the jobs are in the truth's order."""
 
 import honest
 import honest_evaluation

@@ -1,4 +1,4 @@
-"""Draws its likelihood."""
+"""Adds noise to its likelihood."""
 
 import random
 

@@ -105,7 +105,7 @@ def test_an_image_on_a_stand_in_base_is_refused_and_leaves_nothing(containers, o
         assert sorted(path.name for path in output.iterdir()) == names
 
 
-def test_a_model_of_non_commercial_data_is_refused_unless_told_otherwise(containers, model, output, tmp_path):
+def test_model_of_non_commercial_data_is_refused_by_default(containers, model, output, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(model.folder, folder)
     record = json.loads((folder / "bundle.json").read_text())

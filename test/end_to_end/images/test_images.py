@@ -70,7 +70,7 @@ def test_an_image_runs_as_a_user_of_its_own_that_exists(containers, image):
     assert (asked.status, asked.stdout.split()) == (0, ["oncoduet", "/opt/oncoduet"]), asked
 
 
-def test_an_image_is_for_the_platforms_machines_and_says_how_it_is_started(containers, image):
+def test_image_is_for_amd64_and_labelled_with_its_protocol(containers, image):
     assert containers.inspect(image, "{{.Os}}/{{.Architecture}}") == "linux/amd64"
     labels = json.loads(containers.inspect(image, "{{json .Config.Labels}}"))
     assert labels["org.grand-challenge.api-method"] == "exec"
@@ -102,7 +102,7 @@ def test_an_image_works_without_rights_network_or_a_writable_root(containers, im
     }
 
 
-def test_what_lies_in_tmp_or_in_a_home_is_never_imported(containers, image):
+def test_modules_in_tmp_or_a_home_are_never_imported(containers, image):
     program = PROGRAMS[image]
     asked = containers.ask(image, PLANTED.replace("PROGRAM", program))
     passive = "None" if program == "evaluation" else "passive"
@@ -131,7 +131,7 @@ def test_an_image_lists_every_package_that_is_in_it(containers, image):
     assert "file:///tmp" not in asked.stdout
 
 
-def test_the_packages_in_an_image_hold_no_time_so_that_a_second_build_gives_the_same_files(containers, image):
+def test_packages_in_an_image_contain_no_time(containers, image):
     asked = containers.ask(image, BYTECODE_WITH_TIME)
     assert (asked.status, asked.stdout.split()) == (0, ["0"]), asked
 
@@ -147,7 +147,7 @@ def test_the_evaluation_image_holds_no_torch(containers):
     assert not {"pandas", "statsmodels"} & set(packages)  # heavy, and not needed
 
 
-def test_the_algorithm_image_predicts_without_the_packages_that_its_lock_leaves_out(containers):
+def test_algorithm_image_predicts_without_the_omitted_packages(containers):
     code = "import algorithm.single, sys; print(*sorted({'timm', 'torchvision', 'imagecodecs'} & set(sys.modules)))"
     asked = containers.ask("oncoduet-algorithm", code)
     assert (asked.status, asked.stdout.strip()) == (0, ""), asked

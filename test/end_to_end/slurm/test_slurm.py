@@ -67,7 +67,7 @@ def submitters() -> Iterator[list[subprocess.Popen[str]]]:
         process.wait()
 
 
-def test_a_campaign_survives_cancelled_requeued_and_signalled_jobs_and_its_own_death(place, submitters) -> None:
+def test_campaign_survives_cancelled_requeued_and_signalled_jobs(place, submitters) -> None:
     runs = place / "runs"
     first = submit(place, submitters)
     jobs = until(lambda: submitted(runs), "jobs in the book")
@@ -116,7 +116,7 @@ def test_a_campaign_survives_cancelled_requeued_and_signalled_jobs_and_its_own_d
     assert read_record(runs / "slurm" / "jobs.json", JobsRecord).jobs == book.jobs
 
 
-def test_a_job_that_slurm_rejects_is_one_line_and_nothing_is_noted(place) -> None:
+def test_job_that_slurm_rejects_is_one_line_and_is_not_recorded(place) -> None:
     (place / "rejected.toml").write_text(CAMPAIGN.format(more='partition = "no-such-partition"'))
     ended = run("training", "campaign", place / "rejected.toml", "--executor", "slurm", "--output", place / "rejected")
     assert ended.returncode == 3

@@ -21,9 +21,9 @@ from programs import python, run
 
 from algorithm.__main__ import main
 from algorithm.batch import predict_batch
-from algorithm.outputs.study_output import study_files
 from algorithm.prediction.options import PredictionOptions
 from algorithm.prediction.predictor import Predictor, StudyPrediction, load_predictor
+from contract.batch_layout import study_files
 from contract.card import load_card
 from contract.images.volume import Volume, read_grid, read_volume, write_volume
 from contract.records import BatchRecord, FailuresRecord, Source, StudyRecord, read_record, write_record
@@ -225,7 +225,7 @@ def test_an_edited_file_is_neither_finished_nor_replaced(make_batch, name, edit)
     assert f"{path}: " in batch(code=3)
     image = batch.image(0, "adc")
     image.write_bytes(image.read_bytes().replace(b"NDims", b"Comment = repaired\nNDims", 1))
-    assert "found it changed since" in batch(code=3)
+    assert f"{path}: " in batch(code=3)
     assert content(batch.output) == before
     (path if path.parent == batch.output else batch.output / "p0_s0").rename(batch.output.parent / "moved away")
     batch()
@@ -244,7 +244,7 @@ def test_what_the_user_edits_while_the_networks_are_loaded_stays(make_batch, mon
         return load_predictor(*words, **options)
 
     monkeypatch.setattr("algorithm.batch.load_predictor", load)
-    assert "found it changed since" in batch(code=3)
+    assert "file was edited since algorithm batch wrote it" in batch(code=3)
     assert path.read_text() == "mine"
     assert batch.listed() == ["p0_s0"]
 
@@ -288,7 +288,7 @@ def test_predictions_of_another_batch_are_neither_taken_nor_replaced(make_batch,
         if not (mixed / study).exists():
             shutil.copytree(other / study, mixed / study)
     before, batch.model = content(mixed), ours
-    assert "study.json: expected a prediction by this bundle, ensemble and settings" in batch(output=mixed, code=3)
+    assert "study.json: predicted by another bundle, ensemble or settings" in batch(output=mixed, code=3)
     assert content(mixed) == before
 
 
@@ -298,7 +298,7 @@ def test_predictions_of_another_ensemble_are_neither_taken_nor_replaced(make_bat
     ce, focal = (batch.output / f"{name}_fold0_restart1" / "p0_s0" for name in ("ce", "focal"))
     shutil.rmtree(ce)
     shutil.copytree(focal, ce)
-    assert f"{ce / 'study.json'}: expected a prediction by this bundle, ensemble" in batch("--members", "each", code=3)
+    assert f"{ce / 'study.json'}: predicted by another bundle, ensemble" in batch("--members", "each", code=3)
 
 
 def test_a_study_of_an_older_program_is_predicted_again(make_batch):
@@ -358,7 +358,7 @@ def test_a_prediction_records_the_images_it_was_made_from(make_batch):
         ([], ["--no-mirroring"], "mirroring (False), found True"),
     ],
 )
-def test_a_folder_that_was_begun_otherwise_is_refused(make_batch, first, then, message):
+def test_a_folder_begun_with_other_options_is_refused(make_batch, first, then, message):
     batch = make_batch(1)
     batch.mirroring = ()
     batch(*first)
@@ -465,7 +465,7 @@ def unreadable(batch):
 
 SPOILS = {
     truncate: "p1_s0_hbv.mha: expected",
-    remove: "study p1_s0 in .*: expected the channels t2w, adc, hbv, found no p1_s0_adc.mha",
+    remove: "study p1_s0 in .*: p1_s0_adc.mha not found; the card has the channels t2w, adc, hbv",
     poison: "p1_s0_adc.mha: expected finite",
     move_away: "study p1_s0: expected .*p1_s0_hbv.mha to share a field of view with 't2w'",
     double: "study p1_s0 in .*: duplicate: .*/copy, .*/p1",
@@ -532,7 +532,7 @@ def test_a_member_that_gives_nan_fails_every_study(make_batch):
     assert sorted(path.name for path in batch.output.iterdir()) == [".lock", ".oncoduet", "batch.json", "failures.json"]
 
 
-def test_an_archive_without_a_sound_study_leaves_its_failures_alone(make_batch):
+def test_an_archive_without_a_sound_study_has_only_failures(make_batch):
     batch = make_batch(1)
     batch.image(0, "adc").unlink()
     assert "1 of 1 studies failed" in batch(code=3)
@@ -543,7 +543,7 @@ def test_an_archive_without_a_sound_study_leaves_its_failures_alone(make_batch):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [([], "study p1_s0: expected to need at most "), (["--memory-gb", "50"], "study p1_s0: not enough memory: ")],
+    [([], "study p1_s0: needs "), (["--memory-gb", "50"], "study p1_s0: not enough memory: ")],
     ids=["estimated", "hit"],
 )
 def test_a_study_too_large_for_the_memory_stops_no_other(make_batch, options, reason):

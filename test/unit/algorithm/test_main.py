@@ -104,7 +104,7 @@ def test_the_device_is_logged_first(bench, words):
 # One study
 
 
-def test_a_study_gives_a_map_on_the_grid_of_its_reference_and_a_bare_number(bench):
+def test_a_study_gives_a_map_on_its_reference_grid_and_a_number(bench):
     volume, likelihood = bench.succeeds()
     reference = bench.image(T2W)
     written = only(bench.output / MAP)
@@ -302,7 +302,7 @@ def test_an_output_that_cannot_be_written_is_refused(bench, tmp_path):
 
 def test_a_study_larger_than_the_memory_is_refused(bench):
     message = bench.run.fails(*bench.arguments, "--memory-gb", "0.1")
-    assert "expected to need at most 0.1 GB of memory (--memory-gb), found that 30 × 24 × 9 voxels" in message
+    assert "GB of memory (30 × 24 × 9 voxels, 3 channels); 0.1 GB available (--memory-gb)" in message
     assert not bench.output.exists()
 
 
@@ -455,7 +455,7 @@ def test_the_rule_and_the_card_decide(run, maps, tmp_path, options, likelihood):
     assert json.loads((tmp_path / "o" / "a.json").read_text()) == pytest.approx(likelihood)
 
 
-def test_the_source_of_the_maps_is_handed_on(run, maps, make_bundle, make_archive, tmp_path):
+def test_source_of_the_maps_is_kept(run, maps, make_bundle, make_archive, tmp_path):
     run.batch(make_archive(1), make_bundle(), tmp_path / "b")
     (maps / "source.json").write_bytes((tmp_path / "b" / "source.json").read_bytes())
     run.succeeds("candidates", "--probability", maps, "--output", tmp_path / "o")

@@ -1,11 +1,11 @@
-"""One small world for all commands: an archive of phantoms, and what the commands themselves make of it."""
+"""Inputs of all commands: an archive of phantoms, and what the commands themselves make of it."""
 
 import json
 import shutil
 from pathlib import Path
 
 import pytest
-from demo_files import CARD, make_world, succeed
+from demo_files import CARD, make_demo_files, succeed
 
 from contract.card import CARDS
 from contract.images.volume import read_volume, write_volume
@@ -34,11 +34,11 @@ looks = [2]
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders and files by the names that the rows of commands use; nothing in it is ever changed."""
-    root = tmp_path_factory.mktemp("world")
+    root = tmp_path_factory.mktemp("demo")
     runs = {f"ce_fold0_restart{restart}": ("ce", restart) for restart in (1, 2)}
-    make_world(root, runs, bundled=".", study="input")
+    make_demo_files(root, runs, bundled=".", study="input")
     (root / "campaign.toml").write_text(CAMPAIGN)
     (root / "analysis.toml").write_text(ANALYSIS)
     shutil.copy(CARDS / f"{CARD}.toml", root / "card.toml")

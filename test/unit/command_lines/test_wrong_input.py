@@ -34,7 +34,7 @@ import algorithm.single
 import conformance.__main__
 import evaluation.__main__
 import evaluation.compare
-import evaluation.frozen_baselines
+import evaluation.index
 import evaluation.plan
 import phantom.__main__
 import phantom.contact_sheet
@@ -248,21 +248,21 @@ def _link(folder: Path, good: Path) -> str:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_path_that_is_no_use_is_named_in_one_line(name, world, tmp_path) -> None:
+def test_a_path_that_is_no_use_is_named_in_one_line(name, demo, tmp_path) -> None:
     tried = []
     for number, place in enumerate(_places(name)):
-        good = None if place == "new" else world / place
+        good = None if place == "new" else demo / place
         useless = _useless(tmp_path / f"useless-{number}", good)
         tried += [(number, f"{place} is {what}", path) for what, path in useless]
     found = []
     for count, (number, told, path) in enumerate(_some(tried, name)):
-        words = _words(name, _copy_if_written(name, world, tmp_path), tmp_path / f"new-{count}", {number: path})
+        words = _words(name, _copy_if_written(name, demo, tmp_path), tmp_path / f"new-{count}", {number: path})
         found += [f"{told}: {fault}" for fault in _faults(name, words, tmp_path)]
     assert not found, "\n".join([f"{len(found)} faults", *found])
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_file_that_was_spoiled_is_named_in_one_line(name, world, tmp_path) -> None:
+def test_a_file_that_was_spoiled_is_named_in_one_line(name, demo, tmp_path) -> None:
     chance = random.Random(f"{SEED} {name}")
     places = [place for place in _places(name) if place != "new"]
     found = []
@@ -271,10 +271,10 @@ def test_a_file_that_was_spoiled_is_named_in_one_line(name, world, tmp_path) -> 
         copy = tmp_path / f"copy-{count}"
         target = copy / place
         target.parent.mkdir(parents=True)
-        if (world / place).is_dir():
-            shutil.copytree(world / place, target)
+        if (demo / place).is_dir():
+            shutil.copytree(demo / place, target)
         else:
-            shutil.copy(world / place, target)
+            shutil.copy(demo / place, target)
         files = sorted(path for path in target.rglob("*") if path.is_file()) if target.is_dir() else [target]
         texts = [path for path in files if path.suffix in (".json", ".toml", ".csv")]
         file = chance.choice(texts if texts and chance.random() < 0.7 else files)
@@ -282,7 +282,7 @@ def test_a_file_that_was_spoiled_is_named_in_one_line(name, world, tmp_path) -> 
         if chance.random() < 0.7 and (target / "SHA256SUMS").is_file():
             seal(target)
         number = _places(name).index(place)
-        words = _words(name, _copy_if_written(name, world, tmp_path), tmp_path / f"new-{count}", {number: str(target)})
+        words = _words(name, _copy_if_written(name, demo, tmp_path), tmp_path / f"new-{count}", {number: str(target)})
         told = f"{count}: {file.relative_to(copy)}: {how}"
         found += [f"{told}: {fault}" for fault in _faults(name, words, tmp_path)]
         shutil.rmtree(copy, ignore_errors=True)
@@ -291,7 +291,7 @@ def test_a_file_that_was_spoiled_is_named_in_one_line(name, world, tmp_path) -> 
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_words_that_are_no_use_are_refused_in_one_line(name, world, tmp_path) -> None:
+def test_words_that_are_no_use_are_refused_in_one_line(name, demo, tmp_path) -> None:
     values = ("", "-1", "0", "nan", "inf", "1e400", "9" * 400, "x", HOSTILE, "a\udcff", "../x", "[red]")
     options = [
         each
@@ -306,7 +306,7 @@ def test_words_that_are_no_use_are_refused_in_one_line(name, world, tmp_path) ->
     ]
     found = []
     for option, value in _some(tried, name):
-        words = _words(name, _copy_if_written(name, world, tmp_path), tmp_path / "new")
+        words = _words(name, _copy_if_written(name, demo, tmp_path), tmp_path / "new")
         if option in words:
             words[words.index(option) + 1] = value
         else:
@@ -325,13 +325,13 @@ EXPENSIVE: dict[str, tuple[str, ...]] = {"threads": ("algorithm", "algorithm bat
 """Numbers that are fine and take long, or all threads of the machine."""
 
 
-def _copy_if_written(name: str, world: Path, folder: Path) -> Path:
-    """The world, or a copy for commands that write into what they read."""
+def _copy_if_written(name: str, demo: Path, folder: Path) -> Path:
+    """The demo, or a copy for commands that write into what they read."""
     if name not in ("evaluation index", "training status"):
-        return world
-    copy = folder / "world"
+        return demo
+    copy = folder / "demo"
     shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(world, copy)
+    shutil.copytree(demo, copy)
     return copy
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from conformance.archives import folder_files, read_archive, read_saved, tarball_files
 from conformance.container_engine import ContainerEngine
-from conformance.outputs import Broken
+from conformance.output_rules import Broken
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_link_out_of_the_folder_is_refused(pack, entry):
     assert broken(pack(("a", b""), entry)).startswith("refused by the filter data: ")
 
 
-def test_another_file_than_the_sums_name_is_refused(pack):
+def test_file_that_differs_from_its_sum_is_refused(pack):
     sums = f"{'0' * 64}  w\n".encode()
     assert broken(pack(("w", b"w"), ("SHA256SUMS", sums))) == "w is not the file that SHA256SUMS names"
     assert broken(pack(("SHA256SUMS", sums))) == "w is not the file that SHA256SUMS names"
@@ -99,7 +99,7 @@ def test_a_saved_image_without_compression_is_read_too(pack, tmp_path):
     assert (found.faults, found.unwanted, found.layers) == ([], ["opt/.env"], 1)
 
 
-def test_an_archive_that_the_platform_would_refuse_says_why(pack):
+def test_archive_that_the_platform_would_refuse_fails_with_the_cause(pack):
     assert read_archive(saved(pack, layer(), User="root")).faults == [
         "expected an image whose user is not root, found 'root'"
     ]
@@ -115,7 +115,7 @@ def test_an_engine_that_saves_half_an_image_is_a_failure_in_words(tmp_path):
         client = tmp_path / "docker"
         client.write_text(f"#!/bin/sh\n{lines}\n")
         client.chmod(0o755)
-        with pytest.raises(Broken, match=f"no archive from {client} save"):
+        with pytest.raises(Broken, match=f"{client} save wrote no archive"):
             read_saved(ContainerEngine(str(client)), "a:1")
 
 
@@ -137,13 +137,13 @@ def test_a_manifest_of_another_kind_is_a_fault_in_words(pack, tmp_path, text):
     assert read_archive(tmp_path / "image.tar").faults
 
 
-def test_a_tarball_that_unpacks_to_more_than_an_upload_may_have_is_refused(pack, monkeypatch):
+def test_tarball_that_unpacks_above_the_limit_is_refused(pack, monkeypatch):
     monkeypatch.setattr("conformance.archives.LARGEST_BYTES", 3000)
     assert broken(pack(("a", bytes(2000)), ("b", bytes(2000)))) == "more than 3000 bytes"
 
 
 @pytest.mark.parametrize("name", ["image.tar", "image.tar.xz"])
-def test_a_damaged_archive_is_a_fault_of_it(tmp_path, name):
+def test_damaged_archive_fails_the_check(tmp_path, name):
     (tmp_path / name).write_bytes((b"\xfd7zXZ\0" if name.endswith(".xz") else b"") + b"nothing")
     (fault,) = read_archive(tmp_path / name).faults
     assert fault.startswith("a damaged archive (")

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from conformance.algorithm_checks import ALGORITHM
 from conformance.archives import Reading, Saved
-from conformance.checks import Check, Skipped, Verdict, run
+from conformance.checks import Check, CheckResult, Skipped, run
 from conformance.conditions import NotRunError
 from conformance.evaluation_checks import EVALUATION
-from conformance.outputs import Broken, Doubtful
+from conformance.output_rules import Broken, Doubtful
 from conformance.report import report_place, show, write
 from contract.errors import OncoduetError
 
@@ -33,7 +33,7 @@ def see(outcome):
 )
 def test_a_check_comes_to_one_of_three_verdicts(outcome, verdict):
     found = Check("A1", "error", "b", see(outcome)).decide(None)
-    assert found == Verdict("A1", "error", verdict, "b", "a")
+    assert found == CheckResult("A1", "error", verdict, "b", "a")
 
 
 def test_a_doubt_is_a_warning_at_every_level():
@@ -41,7 +41,7 @@ def test_a_doubt_is_a_warning_at_every_level():
     assert (found.verdict, found.level) == ("fail", "warning")
 
 
-def test_what_is_not_run_is_skipped_and_says_why():
+def test_checks_of_an_image_that_is_not_run_are_skipped_with_the_reason():
     found = Check("A1", "error", "b", see(NotRunError("user 'root'"))).decide(None)
     assert (found.verdict, found.found) == ("skipped", "the image is not run (user 'root')")
 
@@ -51,7 +51,7 @@ def test_a_bug_in_a_check_is_no_verdict():
         Check("A1", "error", "b", see(KeyError("a"))).decide(None)
 
 
-def test_checks_are_made_in_their_order_and_only_those_that_were_asked_for():
+def test_only_requested_checks_run_in_order():
     checks = [Check(id, "error", "", see("")) for id in "abc"]
     assert [verdict.id for verdict in run(checks, None)] == ["a", "b", "c"]
     assert [verdict.id for verdict in run(checks, None, ["c", "a"])] == ["a", "c"]
@@ -97,10 +97,10 @@ def test_every_check_is_documented(request):
 
 
 VERDICTS = [
-    Verdict("A1", "error", "pass", "a user", "user 1000"),
-    Verdict("O3", "error", "fail", "a number", "str '\x00'"),
-    Verdict("R7", "warning", "fail", "read-only", "exit code 1"),
-    Verdict("C3", "warning", "skipped", "SIGTERM", "exec"),
+    CheckResult("A1", "error", "pass", "a user", "user 1000"),
+    CheckResult("O3", "error", "fail", "a number", "str '\x00'"),
+    CheckResult("R7", "warning", "fail", "read-only", "exit code 1"),
+    CheckResult("C3", "warning", "skipped", "SIGTERM", "exec"),
 ]
 
 
@@ -108,7 +108,7 @@ def place(folder, image="sha256:1", *, replaces=False):
     return report_place(folder, {"image": image}, replaces=replaces)
 
 
-def test_the_report_on_another_image_is_replaced_only_in_the_folder_of_its_name(tmp_path):
+def test_report_on_another_image_is_replaced_only_in_the_default_folder(tmp_path):
     write(VERDICTS, place(tmp_path), {"image": "a:b", "seconds": 1.25})
     with refused_with(expected="image sha256:2", found="image sha256:1"):
         place(tmp_path, "sha256:2").check()
@@ -138,7 +138,9 @@ NAMES = ["a\x1b[2J\x00b", "half \ud800 pair", "<&\"'>", "two\nlines\r", "\ufffe\
 @pytest.mark.parametrize("name", NAMES)
 def test_an_images_name_or_its_words_may_hold_any_character(tmp_path, name):
     found = Check("A1", "error", "b", see(Broken(name))).decide(None)
-    path = write([found, Verdict("A2", "error", "fail", name, name)], place(tmp_path), {"image": name, "seconds": 1.0})
+    path = write(
+        [found, CheckResult("A2", "error", "fail", name, name)], place(tmp_path), {"image": name, "seconds": 1.0}
+    )
     assert json.loads(path.read_text(encoding="utf-8"))["errors"] == 2
     ElementTree.parse(tmp_path / "conformance.xml")
     console = Console(file=io.StringIO(), width=120)

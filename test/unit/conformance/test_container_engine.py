@@ -12,7 +12,6 @@ from refusals import refused_with
 from conformance.__main__ import main
 from conformance.conditions import MOST_OUTPUT_BYTES, MOST_OUTPUT_FILES, NotRunError, Place
 from conformance.container_engine import MOST_BYTES, ContainerEngine, entry, last_line, pack
-from contract.errors import OncoduetError
 
 
 @pytest.fixture
@@ -30,11 +29,8 @@ def client(tmp_path):
 
 @pytest.mark.parametrize("architecture", ["aarch64", "arm64"])
 def test_an_engine_on_arm_is_refused(client, architecture):
-    with pytest.raises(OncoduetError) as caught:
+    with refused_with(expected="an engine on amd64", found=architecture):
         client(f"echo {architecture}").require_amd64()
-    assert f"expected an engine on amd64, as the platform's machines are, found {architecture}; run the" in str(
-        caught.value
-    )
 
 
 @pytest.mark.parametrize("architecture", ["x86_64", "amd64"])
@@ -46,7 +42,7 @@ def test_podman_names_the_machine_and_itself_in_another_place(client):
     podman = client("""case "$*" in *Architecture*|*Server*) echo 'no such field' >&2; exit 1;; *) echo amd64;; esac""")
     podman.require_amd64()
     assert podman.version == "amd64"
-    with refused_with("docker version", expected="an answer", found="gone"):
+    with refused_with("docker version", "no answer: gone"):
         assert client("echo gone >&2; exit 1").version
 
 
@@ -58,7 +54,7 @@ def test_podman_gets_the_limits_that_it_may_set():
     assert ContainerEngine("/usr/bin/docker").own_limits == []
 
 
-def test_what_the_engine_refuses_is_said_in_one_line(client):
+def test_refusals_of_the_engine_are_one_line(client):
     with refused_with("docker volume", "no space left"):
         client("printf 'no space\\nleft\\n' >&2; exit 1").volume()
     with refused_with("docker volume", "exit code 125"):
@@ -72,7 +68,7 @@ def test_a_command_that_does_not_exist_is_named():
         ContainerEngine("/no/docker").volume()
 
 
-def test_an_engine_that_does_not_answer_is_said_in_one_line(client, tmp_path, capsys):
+def test_engine_that_does_not_answer_is_one_line(client, tmp_path, capsys):
     engine = client("echo 'Cannot connect to the daemon. Is it running?' >&2; exit 1").command
     words = ["a:1", "--kind", "algorithm", "--card", "cspca-picai", "--output", str(tmp_path / "report")]
     assert main([*words, "--engine", engine]) == 3
@@ -81,7 +77,7 @@ def test_an_engine_that_does_not_answer_is_said_in_one_line(client, tmp_path, ca
 
 
 def test_an_image_that_the_engine_does_not_hold_is_named(client):
-    with refused_with("a:1", "neither an image of the engine nor an archive of one"):
+    with refused_with("a:1", "neither an image known to the engine nor an archive of one"):
         client("echo '[]'; exit 1").image("a:1")
 
 
@@ -93,7 +89,7 @@ def test_too_much_output_ends_the_client_and_its_children(client, tmp_path):
 
 
 def test_a_client_that_does_not_end_is_ended(client):
-    with refused_with("docker exec", r"no end within 0\.5 s"):
+    with refused_with("docker exec", r"did not end within 0\.5 s"):
         client("exec sleep 60").ask("exec", seconds=0.5)
 
 
@@ -110,9 +106,9 @@ def test_a_layer_is_added_without_program_network_or_untrusted_text(client, tmp_
 
 
 def test_an_image_with_a_malformed_name_or_onbuild_steps_is_refused(client):
-    with refused_with(expected="the name of an image", found="other characters in it"):
+    with refused_with(problem="not a valid image name"):
         client("exit 9").require_silent("a\nRUN evil")
-    with refused_with("a", expected="no ONBUILD, whose steps would run here as root", found="'RUN x'"):
+    with refused_with("a", "ONBUILD step, which would run here as root: 'RUN x'"):
         client("""echo '[{"Config": {"OnBuild": ["RUN x"]}}]'""").require_silent("a")
 
 
@@ -165,13 +161,13 @@ def place(client, tmp_path, user: str, table: str) -> Place:
 
 
 @pytest.mark.parametrize("said", ["", "nonsense", "[]", '{"uid": "0"}', "9" * 5000, "[" * 100_000, '{"uid": 1}'])
-def test_what_an_images_python3_says_is_an_answer_or_one_line(client, tmp_path, said):
+def test_unexpected_output_of_an_images_python3_is_one_line(client, tmp_path, said):
     (tmp_path / "said").write_text(said)
     image = place(client, tmp_path, "1000", "")
     image.engine = client(
         f"case $1 in run) cat {tmp_path}/said ;; image) cat {tmp_path}/image.json ;; *) echo c ;; esac"
     )
-    with refused_with("a:1", expected="its python3 to answer what it was asked"):
+    with refused_with("a:1", problem="unexpected output of the image's python3"):
         image.probe("code")
 
 
@@ -207,8 +203,8 @@ def test_of_outputs_files_and_folders_are_taken_and_never_a_link(client, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["../outside", "output/../../outside", f"output/{'n' * 300}", "output/a/b\udcff/../c"])
-def test_an_output_that_cannot_be_copied_is_said_in_one_line(client, tmp_path, name):
-    with refused_with("in /output, which cannot be copied"):
+def test_output_that_cannot_be_copied_is_one_line(client, tmp_path, name):
+    with refused_with("in /output cannot be copied"):
         outputs(client, tmp_path, file(name)).take()
     assert not list(tmp_path.glob("outside"))
 
@@ -220,19 +216,19 @@ def test_too_many_files_are_a_failed_case(client, tmp_path):
     assert f"more than {MOST_OUTPUT_BYTES} bytes or {MOST_OUTPUT_FILES} files in /output" in case.how
 
 
-def test_an_output_that_is_cut_off_is_said_in_one_line(client, tmp_path):
+def test_truncated_output_is_one_line(client, tmp_path):
     image = outputs(client, tmp_path, file("output/a", 10_000))
     cut = (tmp_path / "table.tar").read_bytes()[:2000]
     (tmp_path / "table.tar").write_bytes(cut)
-    with refused_with("in /output, which cannot be copied|expected a whole tar"):
+    with refused_with("in /output cannot be copied|not whole"):
         image.take()
 
 
-def test_a_gpu_is_there_where_the_engine_has_nvidias_runtime(client):
+def test_engine_has_a_gpu_if_it_has_nvidias_runtime(client):
     assert client("""echo '{"nvidia":{},"runc":{}}'""").has_gpu
     assert not client("""echo '{"runc":{}}'""").has_gpu
 
 
-def test_the_last_line_is_the_last_that_says_something():
+def test_last_line_is_the_last_that_is_not_empty():
     assert last_line(b"a\nL\xc3\xa4sion \n\n") == "Läsion"
     assert last_line(b"\n") == ""

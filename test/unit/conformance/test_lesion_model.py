@@ -5,7 +5,7 @@ import pytest
 from algorithm.single import predict_single
 from conformance.archives import folder_files, tarball_files
 from conformance.lesion_model import main, make_model
-from conformance.outputs import read_map, require_detection_map, require_lesion_found, require_likelihood
+from conformance.output_rules import read_map, require_detection_map, require_lesion_found, require_likelihood
 from conformance.studies import FIRST, SECOND, make_study
 from contract.card import load_card
 

@@ -105,7 +105,7 @@ def test_a_truth_that_misses_cases_is_named(tmp_path):
     require_cases({"a": 1, "b": 1}, ["a"], tmp_path)
     with pytest.raises(OncoduetError) as caught:
         require_cases({"a": 1}, ["a", "b", "c"], tmp_path)
-    assert str(caught.value) == f"{tmp_path}: expected a label map of every study, found none of b and 1 more"
+    assert str(caught.value) == f"{tmp_path}: no label map for b, c"
 
 
 def test_a_truth_by_formula_can_be_read_back_and_predicted(tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import pytest
 from refusals import refused_with
@@ -48,6 +49,17 @@ def test_the_sheet_has_files_sockets_and_settings(folder, tmp_path):
     assert "| memory | 16 GB |" in text
     assert "| time limit | 20 min (at most 41.5 s of 600 s where it was checked) |" in text
     assert "| GPU | NVIDIA T4 (CUDA 12.6) |" in text
+
+
+def test_markup_in_names_and_reports_is_text(folder, tmp_path):
+    evil = "<img src=x onerror=alert(1)> [click](javascript:alert(1)) | *a*"
+    checks = [{"id": "A8", "verdict": "pass", "found": evil}, {"id": "R6", "verdict": "pass", "found": evil}]
+    report = REPORT | {"api": evil, "profile": evil, "image": evil, "checks": checks}
+    (tmp_path / "conformance.json").write_text(json.dumps(report))
+    text = write_sheet(folder, CARD.model_copy(update={"title": evil}), [tmp_path / "conformance.json"]).read_text()
+    assert len(re.findall(r"\\<img", text)) == text.count("<img") == 6
+    assert "](javascript" not in text.replace(r"\](javascript", "")
+    assert len([line for line in text.splitlines() if r"\<img" in line and line.startswith("| ")]) == 4
 
 
 def test_the_sheet_has_the_fields_of_both_forms(folder):

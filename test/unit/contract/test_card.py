@@ -11,7 +11,7 @@ from refusals import refused_with
 
 from contract.card import CARDS, Card, card_names, load_card
 from contract.errors import OncoduetError
-from contract.schema import MOST_TOML_BYTES, Frozen, is_relative, parse, parse_toml
+from contract.schema import parse
 
 Values = dict[str, Any]
 
@@ -59,23 +59,6 @@ def test_an_unknown_name_is_refused_and_the_known_ones_are_listed() -> None:
     known = ", ".join(card_names())
     with refused_with("card 'cspca'", expected=f"one of {known} or a .toml file"):
         load_card("cspca")
-
-
-NO_TOML = {
-    "not there": (None, "file not found"),
-    "half a line": (b"name = ", "not valid TOML: "),
-    "not UTF-8": (b"\xff\xfe", "not valid TOML: "),
-    "a key twice": (b"a = 1\na = 2\n", "not valid TOML: "),
-    "larger than any card": (b"#" * MOST_TOML_BYTES + b"\n", r"larger than \d+ bytes"),
-}
-
-
-@pytest.mark.parametrize(("content", "problem"), NO_TOML.values(), ids=NO_TOML)
-def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, content: bytes | None, problem: str) -> None:
-    if content is not None:
-        (tmp_path / "mine.toml").write_bytes(content)
-    with refused_with("mine.toml", problem):
-        load_card(tmp_path / "mine.toml")
 
 
 def test_three_faults_of_three_kinds_are_all_reported_in_one_line(tmp_path: Path) -> None:
@@ -182,26 +165,6 @@ def test_names_are_checked_in_a_card_made_in_memory_too(card_values: Values) -> 
         Card(**card_values | {"lesion_class": "tumour"})
 
 
-def test_dates_of_toml_are_no_text_of_json_but_are_refused_readably(tmp_path: Path) -> None:
-    class Dated(Frozen):
-        day: int
-
-    path = tmp_path / "dated.toml"
-    path.write_text("day = 2024-01-02\n")
-    with refused_with("dated.toml", "1 fault: day: Input should be a valid integer"):
-        parse_toml(path, Dated)
-
-
-@pytest.mark.parametrize("path", ["images/t2w", "a", "./a", "a..b/c"])
-def test_paths_below_a_folder_are_relative(path: str) -> None:
-    assert is_relative(path)
-
-
-@pytest.mark.parametrize("path", ["", ".", "/etc", "..", "a/../../b", "a\0b"])
-def test_paths_that_leave_their_folder_are_not(path: str) -> None:
-    assert not is_relative(path)
-
-
 @pytest.fixture
 def ct_values() -> Values:
     return tomllib.loads((CARDS / "pdac-panorama.toml").read_text())
@@ -252,33 +215,6 @@ def test_bounds_in_the_wrong_order_are_a_fault_of_the_card(card_values: dict[str
     with refused_with(problem="median_between: expected the lower bound first, found 9 and 3") as raised:
         parse(card_values, Card, "card.toml")
     assert "channel 'hbv' is the same scan as 'dwi', which is no channel" in str(raised.value)
-
-
-def test_of_many_faults_some_are_named_and_all_are_counted() -> None:
-    values = {"x" * 1000 + str(number): number for number in range(20_000)}
-    with refused_with(r"card\.toml", r"200\d\d faults: .*; and \d+ more") as refused:
-        parse(values, Card, "card.toml")
-    assert len(str(refused.value)) < 20_000
-
-
-def in_many_levels() -> list[object]:
-    deep: list[object] = []
-    for _ in range(100_000):
-        deep = [deep]
-    return deep
-
-
-@pytest.mark.parametrize(
-    ("values", "problem"),
-    [
-        ([1], r"1 fault: \(document\): Input should be an object"),
-        ({"name": in_many_levels()}, "that JSON cannot hold: "),
-    ],
-    ids=["no table", "too many levels"],
-)
-def test_values_that_are_no_table_are_refused(values: object, problem: str) -> None:
-    with refused_with("here", problem):
-        parse(values, Card, "here")
 
 
 def test_newer_keys_change_the_hash_only_if_not_at_their_default():

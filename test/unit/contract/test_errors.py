@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from contract.errors import OncoduetError, UsageError, exit_status
-from contract.text import LONGEST, one_line
 
 
 def raising(error: BaseException) -> int:
@@ -16,7 +15,7 @@ def raising(error: BaseException) -> int:
     return exit_status(command)
 
 
-def test_a_command_that_ends_well_exits_with_zero_and_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_successful_command_exits_with_0_silently(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status(lambda: None) == 0
     assert capsys.readouterr() == ("", "")
 
@@ -65,7 +64,7 @@ def test_a_moved_error_names_the_new_path_in_every_field() -> None:
         (errno.EINVAL, "invalid argument"),
     ],
 )
-def test_what_the_system_says_of_a_file_is_one_line_with_that_file(number, problem, capsys) -> None:
+def test_system_errors_about_a_file_are_one_line_with_its_name(number, problem, capsys) -> None:
     assert raising(OSError(number, "ignored", b"/output/a\xff\nerror: b.mha")) == 3
     assert capsys.readouterr() == ("", f"error: /output/a\\udcff error: b.mha: {problem}\n")
 
@@ -126,34 +125,3 @@ def test_a_bug_exits_with_one_and_keeps_its_traceback(capsys: pytest.CaptureFixt
 def test_an_interruption_and_argparse_s_exit_pass_through(error: BaseException) -> None:
     with pytest.raises(type(error)):
         raising(error)
-
-
-def test_any_text_becomes_one_line() -> None:
-    assert one_line(" two\n\nlines\t and\r\nmore ") == "two lines and more"
-
-
-@pytest.mark.parametrize("name", ["C0", "C1", "DEL", "bidi", "lines", "surrogates", "nothing"])
-def test_no_character_that_a_terminal_obeys_is_left_in_a_line(name: str) -> None:
-    codes = {
-        "C0": range(0x20),
-        "C1": range(0x80, 0xA0),
-        "DEL": [0x7F],
-        "bidi": [0x200E, 0x200F, 0x061C, *range(0x202A, 0x202F), *range(0x2066, 0x206A)],
-        "lines": [0x2028, 0x2029, 0x85, 0x0B, 0x0C],
-        "surrogates": range(0xD800, 0xE000),
-        "nothing": [0x200B, 0xFEFF, 0xFFFE, 0xFFFF, 0xE000],
-    }[name]
-    for code in codes:
-        line = one_line(f"a{chr(code)}b")
-        assert line.isprintable()
-        assert line.startswith("a")
-        assert line.endswith("b")
-        line.encode()
-
-
-def test_words_of_any_language_stay_as_they_are() -> None:
-    assert one_line("Jürgen “ß” naïve 肺 ≥ 0.5 µm – e\u0301") == "Jürgen “ß” naïve 肺 ≥ 0.5 µm – e\u0301"
-
-
-def test_a_line_has_an_end() -> None:
-    assert len(one_line("x" * 10**6)) == LONGEST

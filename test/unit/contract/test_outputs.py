@@ -75,7 +75,7 @@ def test_an_error_keeps_its_fields_and_names_the_output_folder(tmp_path: Path) -
     assert (error.where, error.expected, error.found) == (str(tmp_path / "record.json"), "1", str(tmp_path))
 
 
-def test_our_own_files_are_replaced_and_those_that_are_no_longer_made_go(tmp_path: Path) -> None:
+def test_own_files_are_replaced_and_obsolete_ones_removed(tmp_path: Path) -> None:
     fill(output(tmp_path), {"record.json": "old", "figures/roc.svg": "old", "figures/pr.svg": "old"})
     inode = tmp_path.stat().st_ino
     fill(output(tmp_path), {"record.json": "new", "figures/roc.svg": "new"})
@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_listed_is_refused_before_work(tmp_path: Path, m
 def test_a_file_of_ours_that_was_edited_is_the_user_s(tmp_path: Path) -> None:
     fill(output(tmp_path), {"record.json": "1", "figures/roc.svg": "ours"})
     (tmp_path / "figures" / "roc.svg").write_text("prettier")
-    with refused_with("roc.svg", expected="the file as draw wrote it", found="it changed since"):
+    with refused_with("roc.svg", "edited since draw wrote it"):
         fill(output(tmp_path), {"record.json": "2", "figures/roc.svg": "ours"})
     assert found(tmp_path) == {"record.json": "1", "figures/roc.svg": "prettier"}
 
@@ -207,9 +207,9 @@ def test_a_folder_that_is_filled_step_by_step_knows_each_file(tmp_path: Path) ->
     (tmp_path / "a.txt").write_text("old")  # as if the process had been killed before the file took its name
     require_own(tmp_path, "a.txt", "draw")
     (tmp_path / "b.txt").write_text("mine")
-    for name in ("b.txt", "a.txt"):
+    for name, problem in (("b.txt", ""), ("a.txt", "edited since draw wrote it")):
         (tmp_path / name).write_text("mine")
-        with refused_with(name, expected="draw wrote"), own_file(tmp_path, name, "draw") as partial:
+        with refused_with(name, problem), own_file(tmp_path, name, "draw") as partial:
             partial.write_text("newer")
     assert found(tmp_path) == {"a.txt": "mine", "b.txt": "mine"}
 
@@ -237,12 +237,12 @@ def test_on_the_platform_only_outputs_are_written_and_replaced(tmp_path: Path) -
         path.unlink()
     fill(place, {"record.json": "3"})
     (tmp_path / "record.json").write_text("mine")
-    with refused_with(found="it changed since"):
+    with refused_with(problem="edited since"):
         fill(place, {"record.json": "4"})
 
 
 @pytest.mark.parametrize("make", [lambda path: path.write_text("mine"), lambda path: path.mkdir()])
-def test_beside_an_output_of_the_platform_s_nothing_else_may_lie(tmp_path: Path, make) -> None:
+def test_other_files_in_a_platform_output_are_refused(tmp_path: Path, make) -> None:
     (tmp_path / "figures").mkdir()
     make(tmp_path / "figures" / "other.svg")
     (tmp_path / "notes.txt").write_text("mine")  # in no output's folder
@@ -306,7 +306,7 @@ def test_a_kill_between_any_two_moves_leaves_no_mix_under_a_record(tmp_path: Pat
 
 
 @pytest.mark.parametrize("how", ["the same", "below", "around", "link", "dots", "hard"])
-def test_an_output_that_is_an_input_or_inside_one_or_around_it_is_refused(tmp_path: Path, how: str) -> None:
+def test_output_that_equals_contains_or_is_inside_an_input_is_refused(tmp_path: Path, how: str) -> None:
     archive = tmp_path / "archive"
     (archive / "p0").mkdir(parents=True)
     (tmp_path / "link").symlink_to(archive)
@@ -356,10 +356,10 @@ def test_what_holds_something_else_takes_no_results_at_any_depth(tmp_path: Path,
     for other in ("another command", f"{owner}s", f"{owner} plan", f"{owner} {name}"):
         with pytest.raises(OncoduetError) as caught:
             require_unowned(tmp_path / below, other)
-        assert caught.value.found == f"{name} {where}, which says that it holds something else; give another output"
+        assert caught.value.found == f"{name} of another command {where}; give another output"
 
 
-def test_another_program_s_files_say_nothing_of_a_folder(tmp_path: Path) -> None:
+def test_files_of_other_programs_claim_no_folder(tmp_path: Path) -> None:
     write_json(tmp_path / "metrics.json", {"accuracy": 1})
     require_unowned(tmp_path, "algorithm batch")
     (tmp_path / "run.json").write_text("no JSON")
@@ -368,7 +368,7 @@ def test_another_program_s_files_say_nothing_of_a_folder(tmp_path: Path) -> None
     require_unowned(tmp_path / "results", "algorithm batch")
 
 
-def test_where_a_command_works_it_may_have_others_write(tmp_path: Path) -> None:
+def test_commands_may_write_into_a_scratch_folder(tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", OURS)
     claim_scratch(tmp_path / "work", "training run")
     require_unowned(tmp_path / "work" / "scores", "evaluation score")

@@ -39,7 +39,7 @@ def test_a_record_comes_back_as_it_went_with_writer_and_parents(tmp_path: Path, 
     assert values["strict"] is None
 
 
-def test_no_key_of_a_record_holds_a_dot_because_the_platform_splits_there(tmp_path: Path, metrics: Metrics) -> None:
+def test_no_key_of_a_record_contains_a_dot(tmp_path: Path, metrics: Metrics) -> None:
     full = metrics.model_copy(update={"lesion_sensitivity_at_fp": {"fp_0_125": 0.5, "fp_2": None}})
     write_record(tmp_path / "m.json", MetricsRecord(strict=full, picai=full))
 

@@ -167,9 +167,7 @@ def test_the_platform_s_other_fields_are_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("status", "succeeded"), [("Succeeded", True), (None, True), ("Failed", False), ("", False)])
-def test_a_job_has_succeeded_unless_its_status_says_otherwise(
-    tmp_path: Path, status: str | None, succeeded: bool
-) -> None:
+def test_job_succeeded_unless_its_status_differs(tmp_path: Path, status: str | None, succeeded: bool) -> None:
     (tmp_path / "p.json").write_text(json.dumps([{"pk": "a", "status": status, "inputs": [], "outputs": []}]))
     assert read_jobs(tmp_path / "p.json")[0].succeeded is succeeded
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from refusals import refused_with
 
+from contract import tables
 from contract.names import LONGEST_NAME, require_case_id, require_name
 from contract.tables import read_table
 
@@ -28,11 +29,19 @@ def written(folder: Path, text: str | bytes) -> Path:
         "patient_id,study_id,psa,other\n10,1,7.5,x\n",
     ],
 )
-def test_a_table_is_read_as_it_is_meant(tmp_path, text):
+def test_tables_of_spreadsheets_are_read_as_intended(tmp_path, text):
     table = read_table(written(tmp_path, text), COLUMNS)
 
     (row,) = table.rows
     assert (row["patient_id"], row["study_id"], table.number(row["psa"])) == ("10", "1", 7.5)
+
+
+@pytest.mark.parametrize("line", ["\n", ",,\n", "10,1,7.5\n"])
+def test_a_table_of_more_lines_than_there_are_studies_is_refused(tmp_path, monkeypatch, line):
+    monkeypatch.setattr(tables, "MOST_LINES", 100)
+    path = written(tmp_path, "patient_id,study_id,psa\n10,1,7.5\n" + line * 99)
+    with refused_with("marksheet.csv", problem="more than 100 lines"):
+        read_table(path, COLUMNS)
 
 
 @pytest.mark.parametrize("cell", ["", "NA", "n/a", "nan", "NULL", "?", " - "])
@@ -43,7 +52,7 @@ def test_cells_that_mean_unknown_are_empty(tmp_path, cell):
     assert table.number("") is None
 
 
-def test_where_empty_says_something_na_does_not_mean_it(tmp_path):
+def test_na_is_not_empty_in_verbatim_columns(tmp_path):
     path = written(tmp_path, "patient_id,study_id,psa\n10,NA,\n10, na ,NA\n")
     found = [(row["study_id"], row["psa"]) for row in read_table(path, COLUMNS, verbatim=("study_id",)).rows]
     assert found == [("NA", ""), ("na", "")]
@@ -63,7 +72,7 @@ def test_whole_numbers_as_pandas_writes_them_are_whole(tmp_path):
 
 
 @pytest.mark.parametrize("cell", ["1_000", "inf", "1e999", "seven", "1,99"])
-def test_what_is_no_number_is_none(tmp_path, cell):
+def test_other_cells_are_not_numbers(tmp_path, cell):
     assert read_table(written(tmp_path, "patient_id,study_id,psa\n1,1,1\n"), COLUMNS).number(cell) is None
 
 
@@ -118,7 +127,7 @@ def test_a_cell_that_may_become_a_name_is_printable_and_short(tmp_path, cell):
     assert len(str(refused.value)) < 1000
 
 
-def test_a_report_in_another_column_and_a_heading_of_two_lines_are_kept_as_escapes(tmp_path):
+def test_line_breaks_in_headings_and_other_columns_become_escapes(tmp_path):
     text = f'patient_id,study_id,psa,report,"PSA\n(ng/ml)"\n10,1,7,"PI-RADS 4\n\x1b[31mleft {"x" * 999}",7\n'
     (row,) = read_table(written(tmp_path, text), COLUMNS).rows
     assert row["report"] == f"PI-RADS 4\\n\\x1b[31mleft {'x' * 999}"
@@ -153,12 +162,12 @@ def test_other_names_are_refused(name, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["1e16", "-1e300", "9" * 5000, "nan", "inf", "1_000"])
-def test_what_is_no_number_that_people_write_is_none(tmp_path, text):
+def test_other_spellings_of_numbers_are_not_numbers(tmp_path, text):
     table = read_table(written(tmp_path, "patient_id,study_id,psa\n10,1,7\n"), COLUMNS)
     assert table.number(text) is None
 
 
-def test_rows_that_name_nothing_are_said(tmp_path, caplog):
+def test_rows_without_an_object_are_warned_of(tmp_path, caplog):
     table = read_table(written(tmp_path, "patient_id,study_id,psa\n10,1,7\n"), COLUMNS)
     table.say_unused([], "case")
     assert not caplog.records

@@ -2,69 +2,16 @@
 
 import gzip
 import hashlib
-import io
-import json
 import os
-import tarfile
 from pathlib import Path
 
 import pytest
-from programs import python
 from refusals import refused_with
+from uploads import image, model, pack, standin
 
 from contract.card import load_card
 from contract.errors import OncoduetError
-from contract.records import BundleRecord
 from contract.upload import check_image, check_model, check_truth
-
-
-def pack(path: Path, files: dict[str, bytes], links: dict[str, str] | None = None) -> Path:
-    with tarfile.open(path, "w:gz") as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-        for name, target in (links or {}).items():
-            member = tarfile.TarInfo(name)
-            member.type, member.linkname = tarfile.SYMTYPE, target
-            tar.addfile(member)
-    return path
-
-
-def image(path: Path, *, links: dict[str, str] | None = None, config_name: str | None = None, **changes) -> Path:
-    """A saved image as Docker 20 lays it out: config named by its hash, one folder per layer, manifest last."""
-    settings = {"User": "1000:1000", "Entrypoint": ["python", "-m", "algorithm"], "Labels": {"a": "b"}}
-    settings |= {key: value for key, value in changes.items() if key in ("User", "Entrypoint", "Labels")}
-    config = {"os": changes.get("os", "linux"), "architecture": changes.get("architecture", "amd64")}
-    content = json.dumps({**config, "config": settings}).encode()
-    name = config_name or f"{hashlib.sha256(content).hexdigest()}.json"
-    one = {
-        "Config": name,
-        "RepoTags": ["oncoduet-algorithm:latest"],
-        "Layers": ["layer-a/layer.tar", "layer-b/layer.tar"],
-    }
-    files = {name: content, "layer-a/layer.tar": bytes(5000)}
-    if not links:
-        files["layer-b/layer.tar"] = bytes(range(256)) * 20
-    manifest = changes.get("manifest", [one])
-    return pack(path, {**files, "manifest.json": json.dumps(manifest).encode()}, links)
-
-
-def model(path: Path, *, licence: str = "CC0-1.0", without: str = "", **replaced: bytes) -> Path:
-    record = BundleRecord(
-        card="cspca-picai",
-        card_sha256="0" * 64,
-        data_licence=licence,
-        plans_file="plans.json",
-        dataset_file="dataset.json",
-        members=(),
-    )
-    files = {"bundle.json": record.model_dump_json().encode(), "members/000.safetensors": bytes(range(200))}
-    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
-    files |= {name.replace("__", "."): content for name, content in replaced.items()}
-    files["SHA256SUMS"] = sums.encode()
-    files.pop(without, None)
-    return pack(path, files)
 
 
 @pytest.fixture
@@ -78,10 +25,6 @@ def test_a_saved_image_passes(archive):
 
 def test_a_layer_that_occurs_twice_may_be_a_link(archive):
     check_image(image(archive, links={"layer-b/layer.tar": "../layer-a/layer.tar"}))
-
-
-def standin(path: Path) -> Path:
-    return image(path, Labels={"oncoduet.standin-base": "true"})
 
 
 def cut(path: Path, kept: float) -> Path:
@@ -113,12 +56,15 @@ IMAGES = [
     (lambda path: image(path, manifest=[{}, {}]), "expected one image in manifest.json, found 2"),
     (lambda path: image(path, manifest={}), "expected one image in manifest.json, found dict"),
     *[(lambda path, manifest=manifest: image(path, manifest=manifest), "expected ") for manifest in MANIFESTS],
-    (lambda path: image(path, links={"other": "layer-a/layer.tar"}), r"all layers of the image, found no layer-b/lay"),
+    (
+        lambda path: image(path, links={"other": "layer-a/layer.tar"}),
+        "layer layer-b/layer.tar of the image is",
+    ),
     (
         lambda path: image(path, config_name="0" * 64 + ".json"),
         r"the sha256 of 0{64}\.json in its name, found [0-9a-f]",
     ),
-    (standin, r"stand-in \(label oncoduet.standin-base\).*--allow-standin"),
+    (standin, r"stand-in base \(label oncoduet.standin-base\).*--allow-standin"),
     (lambda path: pack(path, {"other.txt": b"x"}), r"expected manifest\.json, found other\.txt"),
     (lambda path: pack(path, {"manifest.json": b"[,"}), r"manifest\.json is not valid JSON: "),
     *[(lambda path, kept=kept: cut(path, kept), r"not a whole \.tar\.gz: ") for kept in (0.0, 0.3, 0.9, -1)],
@@ -175,25 +121,6 @@ def test_a_pipe_is_refused_and_not_waited_for(archive, check):
     os.mkfifo(archive)
     with refused_with(r"archive\.tar\.gz", expected="a regular file", found="a pipe"):
         check(archive)
-
-
-@pytest.mark.parametrize(
-    ("kind", "option", "make"),
-    [
-        ("image", "--allow-standin", standin),
-        ("model", "--accept-non-commercial", lambda path: model(path, licence="CC-BY-NC-4.0")),
-        ("truth", None, lambda path: pack(path, {"notes.txt": b""})),
-    ],
-)
-def test_the_command_line_refuses_with_3_and_one_line_by_default(archive, kind, option, make):
-    make(archive)
-    refused = python("-m", "conformance.export", kind, archive)
-    assert (refused.returncode, refused.stdout) == (3, "")
-    (line,) = refused.stderr.splitlines()
-    assert line.startswith(f"error: {archive}: ")
-    if option:
-        accepted = python("-m", "conformance.export", kind, archive, option)
-        assert (accepted.returncode, accepted.stderr) == (0, "")
 
 
 def test_a_model_of_another_card_is_refused(archive):

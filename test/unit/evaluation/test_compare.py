@@ -13,19 +13,16 @@ from refusals import refused_with
 from scipy.stats import rankdata
 from statsmodels.stats.multitest import multipletests
 
-from contract.errors import OncoduetError
 from contract.files.atomic import write_json
 from contract.files.reading import read_json, sha256_file
 from contract.records import read_record
 from evaluation.__main__ import main
-from evaluation.compare import compare, say_alike_cases
+from evaluation.compare import compare, warn_of_alike_outcomes
 from evaluation.metrics.outcomes import Outcome, TestSet
 from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
-from evaluation.planning.power import read_plan, sample_size
-from evaluation.report.notes import notes
-from evaluation.statistics.adjustment import holm
+from evaluation.report.text.limitations import notes
 from evaluation.statistics.analysis_file import METRICS, read_analysis
-from evaluation.statistics.comparison import compare_configurations
+from evaluation.statistics.configurations.comparison import compare_configurations
 from evaluation.statistics.verdict import Verdict
 
 QUICK = "replicates = 200\nswaps = 300\n"
@@ -120,7 +117,7 @@ def test_run_level_of_two_against_two_says_what_it_can_reach(scores, tmp_path):
     assert not pair.run_level.blocked_by_fold
 
 
-def test_an_ensemble_is_paired_with_its_members_and_not_exchanged_with_them(scores, tmp_path):
+def test_ensemble_is_paired_with_its_members_but_not_exchangeable(scores, tmp_path):
     scores.demo()
     pair = pair_of(compared(scores, tmp_path), "ce", "ensemble-four")
     assert pair.run_level.p is None
@@ -337,17 +334,6 @@ def test_holm_adjusts_over_the_declared_family(scores, tmp_path):
             assert [each.p_holm for each in raw] == pytest.approx(multipletests([e.p for e in raw], method="holm")[1])
 
 
-def test_holm_of_the_notes_table_with_a_gap():
-    assert holm([0.01, 0.04, None, 0.03, 0.005]) == pytest.approx([0.03, 0.06, None, 0.06, 0.02])
-    assert holm([None, None]) == [None, None]
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 40])
-def test_holm_is_statsmodels(count):
-    p_values = np.random.default_rng(count).choice([0.001, 0.01, 0.0213, 0.2, 0.7, 1.0], count)  # with ties
-    assert holm(p_values.tolist()) == multipletests(p_values, method="holm")[1].tolist()
-
-
 @pytest.mark.parametrize(
     ("configurations", "runs", "message"),
     [
@@ -407,28 +393,6 @@ def test_declared_configuration_that_was_not_scored_is_refused(scores, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
-def run_command(scores, output, **environment):
-    return python("-m", "evaluation", "compare", "--scores", scores.root, "--output", output, **environment)
-
-
-def test_command_leaves_stderr_empty_with_a_read_only_home(scores, tmp_path):
-    scores.run("a", "ce")
-    scores.run("b", "focal")
-    unset = dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"), "/proc/nowhere")
-    done = run_command(scores, tmp_path / "out", **unset)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "report.html" in done.stdout.replace("\n", "")
-
-
-def test_command_refuses_wrong_input_with_3_and_one_line(scores, tmp_path):
-    scores.run("a", "ce", with_source=False)
-    done = run_command(scores, tmp_path / "out")
-    assert done.returncode == 3
-    assert done.stderr.count("\n") == 1
-    assert "source.json not found" in done.stderr
-    assert not (tmp_path / "out").exists()
-
-
 def test_comparison_never_imports_torch():
     code = "import sys, evaluation.compare; assert not {'torch', 'nnunetv2'} & set(sys.modules)"
     assert python("-c", code).returncode == 0
@@ -437,7 +401,8 @@ def test_comparison_never_imports_torch():
 @pytest.mark.slow
 def test_comparing_the_demo_costs_under_15_cpu_seconds(demo_scores, tmp_path):
     before = os.times()
-    done = run_command(demo_scores, tmp_path / "out", OMP_NUM_THREADS="1")
+    words = ("--scores", demo_scores.root, "--output", tmp_path / "out")
+    done = python("-m", "evaluation", "compare", *words, OMP_NUM_THREADS="1")
     after = os.times()
     assert done.returncode == 0
     spent = after.children_user + after.children_system - before.children_user - before.children_system
@@ -504,7 +469,7 @@ def test_a_comparison_of_other_cases_is_not_replaced(scores, tmp_path):
     assert (tmp_path / "out" / "verdict.json").read_bytes() == before
 
 
-def test_more_runs_replace_a_comparison_and_fewer_or_another_analysis_do_not(scores, tmp_path):
+def test_only_more_runs_of_the_same_analysis_replace_a_comparison(scores, tmp_path):
     for name in ("alpha", "beta"):
         scores.run(name, name)
     plan = tmp_path / "a.toml"
@@ -622,31 +587,6 @@ def test_sample_size_of_a_plan_is_reported_with_its_hash(scores, tmp_path):
     assert sha256_file(record)[:12] in page
 
 
-def test_a_scored_design_that_was_not_planned_is_named(tmp_path):
-    assert main([*PLAN, "--output", str(tmp_path)]) == 0
-    said = sample_size(read_plan(tmp_path / "plan.json", METRICS), runs=3, cases=30)
-    assert said.endswith("Scored were 3 runs per configuration on 30 cases, which was none of the planned designs.")
-
-
-@pytest.mark.parametrize(
-    ("command", "change", "found"),
-    [
-        (PLAN, {"metric": "ap"}, "AP"),
-        (["plan", "errors", "--runs", "2", "--cases", "30", "--studies", "20"], {}, "errors by AUROC"),
-        (PLAN, {"assumptions": {}}, "power to show a difference of 0.1 in AUROC"),
-        (PLAN, {"designs": "many"}, None),
-    ],
-)
-def test_a_wrong_plan_is_refused(tmp_path, command, change, found):
-    path = tmp_path / "plan.json"
-    assert main([*command, "--output", str(tmp_path)]) == 0
-    write_json(path, read_json(path) | change)
-    with pytest.raises(OncoduetError) as caught:
-        read_plan(path, ["auroc"])
-    assert str(path) in caught.value.where
-    assert found is None or caught.value.found == found
-
-
 def test_command_refuses_a_wrong_plan_with_3_and_one_line(scores, tmp_path, refusal):
     scores.arms()
     (tmp_path / "plan.json").write_text("{}")
@@ -690,7 +630,7 @@ def test_a_table_of_runs_is_compared_on_its_test_set(tmp_path):
     ]
 
 
-def test_one_sided_p_pools_folds_as_picai_eval_and_is_also_given_within_them(tmp_path):
+def test_one_sided_p_pools_folds_and_is_also_given_within_folds(tmp_path):
     a, b = {0: [0.9, 0.8], 1: [0.7, 0.6]}, {0: [0.75, 0.73], 1: [0.55, 0.5]}
     rows = [
         f"{name},{fold},{k},{value},0.5"
@@ -844,7 +784,7 @@ def test_markup_in_names_stays_text_in_every_output(tmp_path):
         ElementTree.parse(figure)
 
 
-def test_a_table_of_runs_without_a_column_or_with_options_of_cases_is_refused(tmp_path, capsys, refusal):
+def test_table_of_runs_lacking_a_column_or_with_case_options_is_refused(tmp_path, capsys, refusal):
     path = table_of_runs(tmp_path, ["a,0,0,0.9"], header="configuration,fold,restart,auroc")
     assert "expected the column ap" in refusal(*words_of(path, tmp_path / "out"))
     assert main([*words_of(path, tmp_path / "out"), "--marksheet", str(path)]) == 2
@@ -854,7 +794,7 @@ def test_a_table_of_runs_without_a_column_or_with_options_of_cases_is_refused(tm
 def test_a_table_of_runs_without_the_primary_metric_is_refused(tmp_path, refusal):
     path = table_of_runs(tmp_path, [f"{name},0,{k},0.{9 - k}," for name in "ab" for k in range(3)])
     words = [*words_of(path, tmp_path / "out"), "--analysis", analysis_file(tmp_path, 'primary = "ap"\n')]
-    assert f"{path}: expected AP, the primary metric, found none" in refusal(*words)
+    assert f"{path}: lacks AP, the primary metric" in refusal(*words)
 
 
 def test_readers_are_compared_with_every_trained_configuration(scores, tmp_path):
@@ -927,27 +867,6 @@ def test_predictions_of_another_program_are_named_and_compared(workshop, tmp_pat
     }
 
 
-@pytest.mark.parametrize(
-    ("words", "status", "message"),
-    [
-        (["--configuration", "ensemble-x"], 2, "--configuration: expected a name of letters"),
-        (["--configuration", "../x"], 2, "--configuration: expected a name of letters"),
-        (["--fold", "1"], 2, "expected --configuration with --fold"),
-        (["--configuration", "x"], 3, "expected one run without source.json, for --configuration, found source.json"),
-    ],
-)
-def test_a_name_for_predictions_is_refused_where_it_is_none_or_not_asked_for(
-    workshop, tmp_path, capsys, words, status, message
-):
-    truth = workshop.truth({"1_1": workshop.image()})
-    folder = workshop.batch({"1_1": workshop.image()}, {"1_1": 0.5})
-    workshop.source(folder)
-    score = ["score", "--predictions", str(folder), "--truth", str(truth), "--output", str(tmp_path / "out")]
-    assert main([*score, *words]) == status
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_model_without_detection_maps_is_compared_by_auroc_alone(scores, tmp_path):
     scores.arms(runs=2)
     for restart in (0, 1):
@@ -978,10 +897,10 @@ def fn_rows(scores):
         ([0.85, 0.85, 0.85], []),  # of two digits, cases may well be alike
     ],
 )
-def test_cases_of_which_every_run_says_the_same_to_the_last_digit_are_named(confidences, said, caplog):
+def test_cases_with_identical_outcomes_in_every_run_are_named(confidences, said, caplog):
     truth = TestSet(("a", "b", "c"), np.array([True, True, False]), np.array([1, 1, 0]))
     outcome = Outcome.of(np.array(confidences), [(each, case, case < 2) for case, each in enumerate(confidences)])
-    say_alike_cases([SimpleNamespace(truth=truth, outcome=outcome)] * 2, "scores")
+    warn_of_alike_outcomes([SimpleNamespace(truth=truth, outcome=outcome)] * 2, "scores")
     assert caplog.messages == [
         f"scores: cases {each} have the same candidates in every run: one study, or two?" for each in said
     ]

@@ -84,7 +84,7 @@ def test_a_region_keeps_its_voxels_and_returns_to_its_place(panorama, write_ct):
     assert back.grid == grid
 
 
-def test_label_maps_turn_with_the_image(panorama, write_ct, tmp_path):
+def test_label_maps_are_rotated_with_the_image(panorama, write_ct, tmp_path):
     found = []
     for signs in [(1, 1, 1), (1, -1, -1)]:
         grid = ct_grid(*signs)

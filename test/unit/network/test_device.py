@@ -104,7 +104,7 @@ def test_a_gpu_that_is_hidden_on_purpose_is_not_used(machine, monkeypatch, visib
         choose_device("cuda", root=root)
 
 
-def test_a_gpu_that_is_left_alone_on_purpose_is_mentioned(machine):
+def test_an_unused_gpu_is_mentioned(machine):
     assert choose_device("cpu", root=machine(T4)).why == "as asked for, although the machine has Tesla T4"
 
 
@@ -157,7 +157,7 @@ def test_every_command_that_computes_refuses_such_a_gpu_first(machine, command, 
         (ValueError("CUDA out of memory"), False),
     ],
 )
-def test_memory_that_runs_out_is_told_apart_from_bugs(error, is_about_memory):
+def test_exhausted_memory_is_distinguished_from_bugs(error, is_about_memory):
     assert out_of_memory(error) is is_about_memory
     expected = OncoduetError if is_about_memory else type(error)
     with pytest.raises(expected), memory_or_refuse("study s", remedy="less"):

@@ -63,7 +63,7 @@ def test_stray_voxels_do_not_widen_the_organs_region(card):
     assert organ_region(card.localisation, np.full_like(probability, 0.4), placement) is None
 
 
-def test_the_region_for_training_is_two_coarse_voxels_larger_on_every_side(card):
+def test_training_region_is_two_coarse_voxels_larger_on_every_side(card):
     reference = Grid((200, 200, 60), (1.0, 1.0, 3.0), (0.0, 0.0, 0.0), IDENTITY)
     label = np.zeros(reference.shape_zyx, np.int32)
     label[30, 100, 100] = 4

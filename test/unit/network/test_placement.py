@@ -129,7 +129,7 @@ def test_predictions_outside_the_central_box_are_zero():
     np.testing.assert_array_equal(placement.kept_region(), expected > 0)
 
 
-def test_the_central_box_is_along_the_cards_axes_where_they_are_exchanged():
+def test_the_central_box_follows_the_cards_exchanged_axes():
     card = with_geometry(PICAI, orientation="LPS", keep_central_mm_zyx=(9.0, 18.0, 8.0))
     sagittal = Grid((9, 20, 30), (3.0, 0.8, 0.9), (0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0))
     placement = Placement.of(card, sagittal)

@@ -70,7 +70,7 @@ def test_nnunet_finds_the_normalisations_and_resamplers_of_the_tables():
 
 @pytest.mark.parametrize("change", [lambda plans: plans, residual], ids=["plain", "residual"])
 @pytest.mark.parametrize("deep", [True, False])
-def test_the_network_and_its_first_weights_are_those_of_nnunets_own_builder(tiny_plans, tiny_dataset, change, deep):
+def test_network_and_initial_weights_equal_those_of_nnunets_builder(tiny_plans, tiny_dataset, change, deep):
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans  # noqa: PLC0415
 
     plans = change(tiny_plans)
@@ -153,7 +153,7 @@ def architecture(plans):
         ),
         (
             lambda plans: arguments(plans).update(nonlin="torch.nn.ReLU", nonlin_kwargs={"negative_slope": 0.1}),
-            "nonlin_kwargs: expected negative_slope for LeakyReLU alone",
+            "nonlin_kwargs: negative_slope is only for LeakyReLU",
         ),
         (put(architecture, "network_class_name", f"{NETS}.torch.os.system"), "network_class_name: expected one of "),
         (put(architecture, "_kw_requires_import", ["block"]), "_kw_requires_import.0: Input should be 'conv_op', "),
@@ -208,7 +208,7 @@ def test_a_plan_that_names_other_code_or_too_much_is_refused(tiny_plans, tiny_da
         build_network(tiny_plans, tiny_dataset)
 
 
-def test_a_network_that_fills_a_machine_is_refused_before_it_takes_memory(tiny_plans, tiny_dataset):
+def test_a_huge_network_is_refused_before_it_takes_memory(tiny_plans, tiny_dataset):
     arguments(tiny_plans)["features_per_stage"] = [2**20, 2048]
     arguments(tiny_plans)["kernel_sizes"] = [[11, 11, 11]] * 2
     with refused_with(expected="a network of at most 1,000,000,000 parameters", found=r"\d+,"):

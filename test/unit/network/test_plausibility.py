@@ -190,14 +190,14 @@ def test_a_channel_that_was_moved_is_warned_of(axis, distance_mm, caplog):
     ids=["clean", "metal", "padded", "masked"],
 )
 @pytest.mark.parametrize(("card_name", "make"), [("cspca-picai", mr), ("pdac-panorama", ct)])
-def test_nothing_is_said_of_right_images(card_name, make, change, caplog):
+def test_correct_images_give_no_warning(card_name, make, change, caplog):
     volumes = make()
     for channel in volumes:
         volumes = changed(volumes, channel, change)
     assert check(card_name, volumes, caplog) == ""
 
 
-def test_an_image_masked_to_a_small_organ_is_not_refused_for_its_empty_slices(caplog):
+def test_image_masked_to_a_small_organ_is_not_refused_as_empty(caplog):
     masked = changed(mr(), "t2w", lambda x: x * (abs(slice_of(x) - 3) < 2) * (abs(column_of(x) - 24) < 2))
     assert check("cspca-picai", masked, caplog).startswith("t2w.mha: 5 of 8 slices empty")
 
@@ -231,7 +231,7 @@ def test_a_label_map_that_no_lesions_have_is_refused_or_warned_of(shares, said, 
 
 
 @pytest.mark.data
-def test_nothing_is_said_of_real_images(real_data, caplog):
+def test_real_images_give_no_warning(real_data, caplog):
     for folder in sorted((real_data / "prostatex" / "mha").iterdir()):
         images = {name: read_volume(folder / f"{folder.name}_{name}.mha") for name in ("t2w", "adc", "hbv")}
         assert check("cspca-picai", images, caplog) == ""
@@ -257,7 +257,7 @@ def test_the_channels_of_real_studies_cover_the_reference(real_data):
         ("pdac-panorama", "anatomy/panorama/*_labels/*.nii.gz", 24),
     ],
 )
-def test_nothing_is_said_of_real_label_maps(real_data, caplog, card_name, pattern, maps):
+def test_real_label_maps_give_no_warning(real_data, caplog, card_name, pattern, maps):
     card = load_card(card_name)
     found = sorted(real_data.glob(pattern))
     assert len(found) == maps

@@ -122,7 +122,7 @@ def test_an_image_smaller_than_half_a_voxel_of_the_plans_is_one_voxel(tiny_plans
     assert found.grid.to_study_grid(found.data[:1]).shape == (1, 9, 24, 30)
 
 
-def test_a_network_s_grid_without_end_is_refused_before_it_is_reckoned_with(tiny_plans):
+def test_a_huge_network_grid_is_refused_before_it_is_computed(tiny_plans):
     with pytest.raises(OncoduetError, match=r"at most 1048576 voxels along an axis, found 2000000 × 24 × 30$"):
         network_size((60, 24, 30), (1e5, 1.0, 1.0), plans=tiny_plans)
 

@@ -140,7 +140,7 @@ def test_ensembles_and_sums_of_classes_come_from_one_pass(make_network):
 
 
 @pytest.mark.parametrize("at_once", [None, 1, 2, 3])
-def test_members_in_turns_and_streamed_members_give_the_same_bits(make_network, at_once):
+def test_members_one_by_one_and_streamed_give_the_same_bits(make_network, at_once):
     data, networks = noise(3, 19, 24, 30), [make_network(seed) for seed in (1, 2, 3)]
     expected = mean_of(networks, data, mirror_axes=(1,))
     loads: list[int] = []

@@ -42,7 +42,7 @@ def test_the_contract_finds_every_study_with_its_label_and_its_licence(archive, 
     assert archive_licence(archive) == "CC0-1.0"
 
 
-def test_the_archive_says_what_it_is(archive, card, order):
+def test_archive_json_describes_the_archive(archive, card, order):
     record = json.loads((archive / "archive.json").read_text())
     assert record.pop("written_by")["program"] == "oncoduet"
     assert record == {

@@ -1,4 +1,4 @@
-"""The sample sheet: one image of four studies, or a line that says why not."""
+"""The sample sheet: one image of four studies, or one line with the cause."""
 
 import struct
 

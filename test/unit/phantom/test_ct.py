@@ -1,4 +1,4 @@
-"""What a CT shows: plausible numbers, one patient in three orientations, organs and a lesion where the labels say."""
+"""CT phantoms: plausible numbers, one patient in three orientations, organs and lesion at the labelled places."""
 
 from collections import Counter
 from dataclasses import replace

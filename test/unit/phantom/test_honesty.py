@@ -1,4 +1,4 @@
-"""The task is no gift: an image's extreme voxel says little about the case, and nothing but the lesion does."""
+"""The task is fair: an image's extreme voxel says little about the case, and only the lesion decides it."""
 
 from dataclasses import replace
 from fractions import Fraction

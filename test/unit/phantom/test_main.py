@@ -1,4 +1,4 @@
-"""The command line: exit codes, nothing written where the order is wrong, and nothing on stderr where it is right."""
+"""The command line: exit codes, no file after wrong usage, and nothing on stderr after success."""
 
 from pathlib import Path
 

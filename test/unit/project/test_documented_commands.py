@@ -1,4 +1,4 @@
-"""What the documents tell a reader to type exists: programs, commands, options, and the TOML files that they show."""
+"""Documented commands exist: programs, commands, options, and the TOML files that the documents show."""
 
 import re
 import shlex
@@ -12,7 +12,10 @@ from contract.schema import parse_toml
 from training.campaign import CampaignFile
 from training.engine import load_configuration
 
-DOCUMENTS = ("README.md", "docs/reproducibility.md", "docs/campaigns.md", "docs/nndetection.md", "CONTRIBUTING.md")
+DOCUMENTS = (
+    *("README.md", "CONTRIBUTING.md", "docs/campaigns.md", "docs/gpus.md", "docs/nndetection.md"),
+    *("docs/reproducibility.md", "docs/upload.md"),
+)
 IMAGES = {"oncoduet-train": "training", "oncoduet-algorithm": "algorithm", "oncoduet-evaluation": "evaluation"}
 PACKAGES = ("phantom", "training", "algorithm", "evaluation")
 
@@ -91,8 +94,9 @@ def test_scripts_have_their_documented_options() -> None:
         assert options <= set(re.findall(r"--[a-z][a-z-]*", shown)), script
 
 
-def test_the_campaign_and_the_configuration_of_the_readme_are_valid(tmp_path: Path) -> None:
-    campaign, configuration = blocks(PROJECT / "README.md", "toml")
+def test_the_documented_campaign_and_configuration_are_valid(tmp_path: Path) -> None:
+    (campaign,) = blocks(PROJECT / "README.md", "toml")
+    (configuration,) = blocks(PROJECT / "docs/new-use-case.md", "toml")
     (tmp_path / "campaign.toml").write_text(campaign)
     (tmp_path / "mine.toml").write_text(configuration)
     assert len(parse_toml(tmp_path / "campaign.toml", CampaignFile).restarts) == 3

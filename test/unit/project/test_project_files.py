@@ -1,4 +1,4 @@
-"""Papers of the house: licence, citation, changelog, hooks, links, and nothing that belongs to one machine."""
+"""Project files: changelog, hooks, links, packages, and no path of one machine."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ from contract.provenance import VERSION
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 
 
-def test_every_version_says_what_it_does_to_results(project: Path) -> None:
+def test_every_version_has_a_section_on_its_effect_on_results(project: Path) -> None:
     text = (project / "CHANGELOG.md").read_text()
     versions = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
     assert any(version.startswith(f"[{VERSION}]") for version in versions)

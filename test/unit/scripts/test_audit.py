@@ -1,4 +1,4 @@
-"""``requirements/audit.py``: what an advisory list knows about the pins, and that a silence is no good answer."""
+"""``requirements/audit.py``: advisories about the pins, and missing answers."""
 
 import sys
 
@@ -67,13 +67,13 @@ def test_another_version_is_not(audit, affected):
     assert ": 0 known vulnerabilities" in ended.stdout
 
 
-def test_what_was_judged_is_said_with_the_reason_and_ends_nothing(audit):
+def test_assessed_advisories_are_listed_with_reason_and_pass(audit):
     ended = audit(id="PYSEC-2023-163", versions="['1.5']")
     assert ended.status == 0
     assert "PYSEC-2023-163; numexpr.evaluate of foreign text" in ended.stdout
 
 
-def test_a_service_that_does_not_answer_is_said_so(run, audit, bare):
+def test_service_that_does_not_answer_is_reported(run, audit, bare):
     """pip-audit is not installed here, which is as silent as a network without the service."""
     audit()
     ended = run(sys.executable, bare / "requirements" / "audit.py")

@@ -1,4 +1,4 @@
-"""The scripts' command lines: what is wrong is said in one line, with the exit codes of the programs."""
+"""The scripts' command lines: errors in one line, with the exit codes of the programs."""
 
 import fcntl
 import hashlib
@@ -57,7 +57,7 @@ def test_an_unknown_word_ends_with_2_and_the_usage(run, project, script):
         (["export.sh", "--truth", "/no/truth"], 3, "/no/truth", ""),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(run, bare, command, status, where, found):
+def test_impossible_requests_are_one_line(run, bare, command, status, where, found):
     (bare / ".venv/bin").mkdir(parents=True)
     (bare / ".venv/bin/python").symlink_to("/bin/true")  # there is one; it is not reached
     ended = run(bare / command[0], *command[1:])
@@ -73,7 +73,7 @@ def test_export_needs_the_installed_packages(run, bare):
     assert ended.stderr == "export.sh: .venv not found; ./demo.sh --install-only makes it\n"
 
 
-def test_demo_without_python_3_11_says_what_it_needs(run, bare):
+def test_demo_without_python_3_11_names_the_requirement(run, bare):
     ended = run(bare / "demo.sh", "--install-only", environment={"PYTHON": "/no/python3.11"})
     assert ended.status == 3
     assert ended.stderr == "demo.sh: expected Python 3.11, found no /no/python3.11; PYTHON names another\n"
@@ -111,7 +111,7 @@ def installed(bare):
     return bare
 
 
-def test_demo_deletes_nothing_in_an_earlier_demos_place(run, installed):
+def test_demo_deletes_nothing_of_an_earlier_demo(run, installed):
     (installed / "build/demo").mkdir(parents=True)
     (installed / "build/demo/notes.txt").write_text("mine")
     ended = run(installed / "demo.sh")
@@ -131,7 +131,7 @@ def test_a_second_demo_leaves_the_first_one_unchanged(run, installed):
     assert [path.name for path in (installed / "build").iterdir() if path.is_dir()] == ["demo"]
 
 
-def test_build_without_an_engine_says_which_it_looked_for(run, bare, without_engine):
+def test_build_without_an_engine_names_the_engines_tried(run, bare, without_engine):
     ended = run(bare / "build.sh", "--engine", environment=without_engine)
     assert (ended.status, ended.stdout) == (3, "")
     docker = without_engine["DOCKER"]
@@ -145,7 +145,7 @@ def test_a_required_container_test_fails_at_once_without_an_engine(run, bare, wi
     assert not (bare / ".venv").exists()
 
 
-def test_conformance_without_an_engine_says_which_it_looked_for(run, bare, without_engine):
+def test_conformance_without_an_engine_names_the_engines_tried(run, bare, without_engine):
     (bare / ".venv/bin").mkdir(parents=True)
     (bare / ".venv/bin/python").symlink_to("/bin/true")  # there is one; it is not reached
     command = [bare / "test.sh", "conformance", "oncoduet-algorithm", "--kind", "algorithm", "--card", "cspca-picai"]
@@ -172,7 +172,7 @@ def test_build_for_cpu_does_not_take_another_build_of_torch(run, bare, tmp_path,
     )
 
 
-def test_export_refuses_a_truth_without_label_maps_and_leaves_nothing(run, project, tmp_path):
+def test_export_refuses_a_truth_without_label_maps_and_leaves_no_file(run, project, tmp_path):
     (tmp_path / "truth").mkdir()
     (tmp_path / "truth" / "notes.txt").write_text("nothing here")
     ended = run(project / "export.sh", "--truth", tmp_path / "truth", "--output", tmp_path / "export")
@@ -225,7 +225,7 @@ def test_a_wrong_card_is_found_before_anything_is_exported(run, project, tmp_pat
     assert not (tmp_path / "export").exists() or not any((tmp_path / "export").iterdir())
 
 
-def test_a_second_export_sweeps_what_a_killed_one_left_and_nothing_else(run, project, tmp_path):
+def test_export_sweeps_only_the_remains_of_a_killed_one(run, project, tmp_path):
     truth, output = tmp_path / "truth", tmp_path / "export"
     truth.mkdir()
     (truth / "1_1.mha").write_text("a label map")

@@ -1,4 +1,4 @@
-"""``requirements/install.sh``: what has another hash than the files say is not installed. No network is asked."""
+"""``requirements/install.sh``: packages with another hash are not installed. No network is used."""
 
 import hashlib
 import io

@@ -96,7 +96,7 @@ def test_a_bundle_that_another_process_put_there_meanwhile_stays(runs, tmp_path,
 
     monkeypatch.setattr("training.bundle.write_archive", write)
     said = refusal("bundle", "--runs", runs / "ce_fold0_restart1", "--output", output)
-    assert f"{output}: expected the file as it was when the runs were packed, found a changed one" in said
+    assert f"{output}: changed while the runs were packed" in said
     assert sha256_file(output) == output.with_suffix(".sum").read_text()
 
 
@@ -106,7 +106,7 @@ CE, FOCAL = "ce_fold0_restart1", "focal_fold1_restart1"
 def test_runs_of_other_studies_or_folds_are_refused(runs, refused):
     record = read_json(runs / FOCAL / "run.json")
     edit(runs / FOCAL / "run.json", parents=record["parents"] | {"prepared": "0" * 64})
-    assert f"{FOCAL}: expected the studies and folds of " in refused(runs)
+    assert f"{FOCAL}: differs from {runs / CE} in its studies and folds" in refused(runs)
 
 
 def test_a_member_names_the_dataset_that_it_was_trained_on(runs, tmp_path, outcome):
@@ -151,20 +151,21 @@ def trained_with_other_card(runs):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
+        (lacking("run.json"), f"{CE}/run.json: file not found next to weights.safetensors"),
         (lacking("weights.safetensors"), f"{CE}/weights.safetensors: "),
         *((lacking(name), f"{CE}/{name}: file not found") for name in ("card.toml", "plans.json", "dataset.json")),
-        (with_other_weights, "weights.safetensors: expected the weights that run.json names"),
+        (with_other_weights, "weights.safetensors: does not match the hash in run.json"),
         (with_truncated_weights, "weights.safetensors: "),
         *(
             (edited(CE, "run.json", state=state), f"{CE}/run.json: expected a finished run, found state {state}")
             for state in ("planned", "running", "failed")
         ),
-        (edited(FOCAL, "plans.json", dataset_name="Dataset002_other"), f"{FOCAL}: expected the plans.json of"),
-        (edited(FOCAL, "dataset.json", numTraining=8), f"{FOCAL}: expected the dataset.json of"),
-        (edited(FOCAL, "run.json", data_licence="CC-BY-NC-4.0"), f"{FOCAL}: expected the data licence of"),
-        (with_other_card, "card.toml: expected the card that run.json names, found another"),
-        (trained_with_other_card, f"{FOCAL}: expected the card of"),
-        (lambda runs: shutil.copytree(runs / CE, runs / "copy"), f": {CE} is in"),
+        (edited(FOCAL, "plans.json", dataset_name="Dataset002_other"), "in its plans.json"),
+        (edited(FOCAL, "dataset.json", numTraining=8), "in its dataset.json"),
+        (edited(FOCAL, "run.json", data_licence="CC-BY-NC-4.0"), "in its data licence"),
+        (with_other_card, "card.toml: does not match the hash in run.json"),
+        (trained_with_other_card, "in its card"),
+        (lambda runs: shutil.copytree(runs / CE, runs / "copy"), f": duplicate run {CE}, also in"),
     ],
 )
 def test_runs_that_do_not_make_a_bundle_are_refused(runs, refused, spoil, said):
@@ -175,7 +176,7 @@ def test_runs_that_do_not_make_a_bundle_are_refused(runs, refused, spoil, said):
 def test_a_run_that_was_copied_under_another_name_is_refused(runs, refused):
     copy = Path(shutil.copytree(runs / CE, runs / "ce_fold0_restart2"))
     edit(copy / "run.json", key=read_json(copy / "run.json")["key"] | {"restart": 2})
-    said = f"{copy}: expected a training of its own, found the weights of {runs / CE}"
+    said = f"{copy}: has the weights of {runs / CE}: one is a copy of the other"
     assert said in refused(runs)
 
 
@@ -238,7 +239,7 @@ def test_runs_of_one_fold_share_their_list(runs, tmp_path, outcome, planned):
 
 def test_another_list_than_the_runs_is_refused(runs, refused):
     write_record(runs / "ce_fold0_restart1" / "training_studies.json", TrainingStudiesRecord(trained_on=()))
-    assert "training_studies.json: expected the training_studies that run.json names" in refused(runs)
+    assert "training_studies.json: does not match the hash in run.json" in refused(runs)
 
 
 def test_of_a_run_by_an_older_program_it_is_not_known(runs, tmp_path, outcome):

@@ -173,7 +173,7 @@ def test_a_file_of_an_engine_is_recorded_and_replaces_none(toy, planned, tmp_pat
     assert execute(run, note.parent, device="cpu").parents["note"] == sha256_file(note)
 
 
-def test_a_campaign_reckons_with_its_network(toy, planned):
+def test_campaign_estimates_its_network(toy, planned):
     run = planned(str(toy), fold=1)
     parameters = sum(each.numel() for each in build_network(run.plans, run.prepared.dataset).parameters())
     assert needs(run).weights == 4 * parameters

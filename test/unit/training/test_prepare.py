@@ -429,7 +429,7 @@ def test_a_failed_preparation_keeps_an_earlier_one(archive, tmp_path):
         ("dataset.json", "[]", r"dataset\.json: 1 fault: "),
         ("cases/x.npz", "", r"cases: expected only preprocessed studies, found 'x\.npz'"),
         ("cases/102_1_seg.b2nd", None, r"102_1_seg\.b2nd: preprocessed study not found"),
-        ("card.toml", ("0.1", "0.2"), r"card\.toml: expected the card that the dataset was made with"),
+        ("card.toml", ("0.1", "0.2"), r"card\.toml: does not match the hash in prepared\.json"),
     ],
 )
 def test_a_prepared_dataset_with_other_files_is_refused(sealed, file, text, message, own_prepared):

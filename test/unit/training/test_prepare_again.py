@@ -9,7 +9,6 @@ import pytest
 from programs import python
 from refusals import refused_with
 
-from contract.errors import OncoduetError
 from contract.files.atomic import write_json
 from contract.files.reading import read_json
 from training.dataset.prepared import load_prepared
@@ -67,7 +66,7 @@ def test_another_dataset_is_refused_without_replace(prepare, own_prepared, prepa
     code, message = prepare(*more, **options)
     assert code == 3
     named = "patients" if what == "studies" else what  # of a study that is gone, the patient is missing first
-    assert f"expected no dataset or one with the same {named}, found another" in message
+    assert f"dataset with another {named}, by which runs may have been trained" in message
     assert state(own_prepared) == before
     assert prepare("--replace", *more, **options) == (0, "")
     load_prepared(own_prepared)
@@ -80,7 +79,7 @@ def test_another_dataset_is_refused_without_replace(prepare, own_prepared, prepa
 @pytest.mark.parametrize("name", ["plans.json", "dataset.json"])
 def test_a_part_that_is_not_the_dataset_s_is_refused_at_load(own_prepared, name):
     write_json(own_prepared / name, read_json(own_prepared / name) | {"more": 1})
-    with pytest.raises(OncoduetError, match=f"{name}: expected the file that prepared.json names by its sha256, found"):
+    with refused_with(name, "does not match the hash in prepared.json"):
         load_prepared(own_prepared)
     (own_prepared / name).unlink()
     with refused_with(name, "part of the dataset not found"):

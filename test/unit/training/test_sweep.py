@@ -207,6 +207,15 @@ def test_a_run_that_was_given_a_combination_stays_sound(runs, tmp_path):
     assert run.record.stat().st_mtime_ns == written
 
 
+def test_a_box_rule_that_was_edited_is_not_replaced(runs):
+    run = RunFolder(runs / NAME)
+    box_rule_file(run).write_text(box_rule_file(run).read_text() + " ")
+    before = box_rule_file(run).read_bytes()
+    with refused_with("box_rule.json", "does not match the hash in run.json"):
+        store_in(run, "ellipsoid", "top-k-mean")
+    assert box_rule_file(run).read_bytes() == before
+
+
 def test_a_run_that_another_process_holds_is_not_changed(runs):
     run = RunFolder(runs / NAME)
     before = box_rule_file(run).read_bytes()
@@ -230,9 +239,7 @@ def refusal(refusal, tmp_path):
 
 def test_a_run_that_finds_no_boxes_is_refused(runs, refusal):
     message = refusal("--runs", runs)
-    assert message == (
-        f"error: {runs / 'ce_fold0_restart1'}: expected a run that finds boxes, found one of the configuration ce\n"
-    )
+    assert message == (f"error: {runs / 'ce_fold0_restart1'}: run of the configuration ce, which does not find boxes\n")
 
 
 def test_a_run_that_is_not_finished_is_refused(runs, refusal):
@@ -250,7 +257,7 @@ def test_a_run_of_another_card_is_refused(runs, refusal):
     key = record.key.model_copy(update={"card_sha256": load_card(folder.card).sha256})
     write_record(folder.record, record.model_copy(update={"key": key}))
     message = refusal("--runs", runs / NAME, folder.path)
-    assert f"{folder.path}: expected the card of {runs / NAME}, found another" in message
+    assert f"{folder.path}: differs from {runs / NAME} in its card" in message
 
 
 def test_a_dataset_that_is_gone_or_another_is_refused(runs, prepared_folder, tmp_path, sealed, refusal):
@@ -264,7 +271,7 @@ def test_a_dataset_that_is_gone_or_another_is_refused(runs, prepared_folder, tmp
     (other / "plans.json").write_text((other / "plans.json").read_text().replace(plans["dataset_name"], "Another"))
     sealed(other)
     message = refusal("--runs", runs / NAME, "--prepared", other)
-    assert f"{other}: expected the prepared dataset that {runs / NAME} was trained on, found another" in message
+    assert f"{other}: not the prepared dataset that {runs / NAME} was trained on" in message
 
 
 def test_an_archive_that_was_moved_is_asked_for(runs, prepared_folder, tmp_path, refusal, own_prepared):

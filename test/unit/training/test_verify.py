@@ -134,7 +134,7 @@ def test_unchanged_files_pass_and_are_listed(verify, folder, capsys):
         (other_licence_of_the_archive, r"run\.json: expected the data licence CC-BY-NC-4\.0, found CC0-1\.0 \(and"),
         (other_splits, r"prepared: expected the hash .* \(and 1 more\)$"),
         (other_case, r"cases/102_1\.b2nd: expected the hash .* \(and 1 more\)$"),
-        (other_image, r"102_1_t2w\.mha: expected the file that .* was prepared from, found another.* \(and 1 more\)$"),
+        (other_image, r"102_1_t2w\.mha: changed since .* was prepared from it; .* \(and 1 more\)$"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

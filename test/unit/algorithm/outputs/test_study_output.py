@@ -22,7 +22,7 @@ def test_a_likelihood_outside_of_0_to_1_is_a_bug(likelihood):
         StudyOutput(Volume(np.zeros(GRID.shape_zyx, np.float32), GRID), likelihood, 0)
 
 
-def test_a_study_without_findings_has_an_empty_map_and_still_a_likelihood():
+def test_a_study_without_findings_has_an_empty_map_and_a_likelihood():
     probability = Volume(np.full(GRID.shape_zyx, 0.004, np.float32), GRID)
     picai, rsna = (detect(load_card(name), probability) for name in ("cspca-picai", "cspca-rsna2022"))
     for output in (picai, rsna):

@@ -81,7 +81,7 @@ def test_a_detectors_findings_do_not_depend_on_other_members(bundle, predicted, 
     np.testing.assert_array_equal(again.ensemble([one]).array, predicted.ensemble([one]).array)
 
 
-def test_a_map_of_boxes_holds_the_scores_of_its_boxes_on_the_reference_grid(bundle, predicted, tmp_path):
+def test_a_map_of_boxes_has_their_scores_on_the_reference_grid(bundle, predicted, tmp_path):
     one = bundle.record.members[2]
     painted = predicted.ensemble([one])
     assert painted.grid == read_grid(tmp_path / "p0_s0_t2w.mha")
@@ -147,7 +147,7 @@ def test_a_bundle_without_the_anchors_that_it_names_is_refused(bundle, seal):
         read_bundle(bundle.folder)
 
 
-def test_many_anchors_at_every_voxel_count_in_the_memory_that_a_study_needs(bundle):
+def test_the_number_of_anchors_enters_the_memory_estimate(bundle):
     detectors = [member for member in bundle.record.members if member.anchors_file is not None]
     assert load_box_members(bundle, detectors, torch.device("cpu")).most_features == 4  # 2 × 7 / 4 voxels
     for detector in detectors:

@@ -43,7 +43,7 @@ def test_four_pairs_the_configurations_by_fold_and_restart(open_bundle):
     ]
 
 
-def test_a_member_or_a_configuration_alone_goes_to_the_output_itself(open_bundle):
+def test_a_single_ensemble_is_written_to_the_output_itself(open_bundle):
     bundle = open_bundle(GRID)
     assert described(bundle, ["focal_fold1_restart1"]) == [(".", "focal", ["focal_fold1_restart1"])]
     assert described(bundle, ["ce"]) == [(".", "ensemble-ce", ["ce_fold0_restart1", "ce_fold1_restart1"])]
@@ -87,7 +87,7 @@ def test_runs_that_four_or_control_cannot_group_are_refused(open_bundle, runs, w
         choose_ensembles(open_bundle(runs), [word])
 
 
-def test_a_control_is_the_four_lowest_restarts_of_a_fold_per_configuration(open_bundle):
+def test_a_control_has_the_four_lowest_restarts_of_each_fold(open_bundle):
     runs = [(name, fold, restart) for restart in (5, 4, 3, 2, 1) for fold in (1, 0) for name in ("focal", "ce")]
     assert described(open_bundle(runs), ["control"]) == [
         (

@@ -88,8 +88,8 @@ def test_a_study_larger_than_the_memory_is_refused_before_it_is_read(predict, tm
         path.write_bytes(path.read_bytes()[:-20] + bytes(20))  # reading it would fail otherwise
     predictor = load_predictor(bundle, bundle.record.members, PredictionOptions(memory_gb=0.01))
     message = (
-        r"study s: expected to need at most 0\.0 GB of memory \(--memory-gb\), "
-        r"found that 30 × 24 × 9 voxels \(3 channels\) need \d+\.\d GB"
+        r"study s: needs \d+\.\d GB of memory \(30 × 24 × 9 voxels, 3 channels\); "
+        r"0\.0 GB available \(--memory-gb\)"
     )
     with pytest.raises(OncoduetError, match=message):
         predictor.predict(channels, name="s")
@@ -144,9 +144,7 @@ def test_after_the_leanest_way_memory_that_runs_out_is_one_line(make_bundle, mak
 
 
 @pytest.mark.parametrize(("size_xyz", "is_tiny"), [((4, 5, 3), False), ((3, 5, 4), True), ((20, 18, 9), False)])
-def test_images_much_smaller_than_the_network_sees_are_remarked_on_by_name(
-    make_bundle, tmp_path, caplog, size_xyz, is_tiny
-):
+def test_images_much_smaller_than_the_window_are_logged_by_name(make_bundle, tmp_path, caplog, size_xyz, is_tiny):
     bundle = read_bundle(make_bundle())  # its network sees 8 × 16 × 16 voxels of 3 × 1 × 1 mm
     grid = Grid(size_xyz, (1.0, 1.0, 3.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
     channels = {name: tmp_path / f"s_{name}.mha" for name in bundle.card.channel_names}

@@ -94,7 +94,7 @@ def test_one_voxel_makes_another_study(make_archive, knowing, tmp_path):
     assert trained_on(tmp_path / "out") == ("p1_s0",)
 
 
-def test_what_is_not_known_is_null_and_said_once(make_archive, knowing, tmp_path, capsys):
+def test_unknown_training_studies_are_null_and_logged_once(make_archive, knowing, tmp_path, capsys):
     archive = make_archive(2)
     model = knowing(archive, [[0], None])
     predict(archive, model, tmp_path / "out", "all", "each")

@@ -96,7 +96,7 @@ def somewhere(make_ct_bundle, tmp_path):
     raise AssertionError("no bias makes the untrained network see a part of the scan")
 
 
-def test_the_detection_map_turns_with_the_scan_and_nothing_else_changes(somewhere, tmp_path):
+def test_detection_map_is_rotated_with_the_scan(somewhere, tmp_path):
     loaded = predictor(somewhere)
     maps = {}
     for signs in [(1, 1, 1), (-1, -1, 1), (1, -1, -1)]:
@@ -164,7 +164,8 @@ def test_a_scan_larger_than_the_memory_is_refused_before_it_is_read(make_ct_bund
     arguments = ["--input", tmp_path / "input", "--output", tmp_path / "output", "--model", model, "--threads", 1]
     assert main([*(str(each) for each in arguments), "--memory-gb", "1.5"]) == 3
     (line,) = capsys.readouterr().err.splitlines()
-    assert "study large: expected to need at most 1.5 GB of memory (--memory-gb), found that 512 × 512 × 400" in line
+    assert "study large: needs " in line
+    assert "(512 × 512 × 400 voxels, 1 channels); 1.5 GB available (--memory-gb)" in line
     assert not any((tmp_path / "output").rglob("*.mha"))
 
 

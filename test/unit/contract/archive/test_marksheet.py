@@ -37,7 +37,7 @@ HAS_LESION = {"1_1": True, "2_1": False}
         ),
     ],
 )
-def test_a_case_of_which_marksheet_and_label_map_disagree_is_named(tmp_path: Path, text: str, said: list[str]) -> None:
+def test_contradictions_of_marksheet_and_label_map_are_named(tmp_path: Path, text: str, said: list[str]) -> None:
     path = tmp_path / "marksheet.csv"
     path.write_text(text)
     assert contradictions(path, HAS_LESION) == [f"{path}: {line}" for line in said]

@@ -38,12 +38,12 @@ def test_ids_that_tell_the_patient(case_ids, patients):
         ["1pre", "1post", "2pre"],
     ],
 )
-def test_ids_that_leave_it_open_are_asked_about(case_ids):
+def test_ambiguous_ids_are_refused(case_ids):
     with refused_with("truth", expected="ids that tell the patient", found=".*--patients by-case"):
         patients_by_case(case_ids, source="truth")
 
 
-def test_what_the_user_says_decides():
+def test_rule_of_the_user_decides():
     case_ids = ["pancreas_001", "pancreas_002", "10_1", "10_2"]
 
     assert set(patients_by_case(case_ids, rule="by-case", source="truth").values()) == set(case_ids)
@@ -71,7 +71,7 @@ def test_a_case_of_two_patients_or_of_none_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("one", "other"), [("P1", "p1"), ("001", "1"), ("Straße", "STRASSE"), ("A-1", "A_1")])
-def test_patients_that_may_be_two_spellings_of_one_are_asked_about(one, other):
+def test_spellings_that_may_be_one_patient_are_ambiguous(one, other):
     given = {"s1": one, "s2": other, "s3": "P2"}
     with refused_with("truth", expected="one spelling of each patient", found=f"{one}.*{other}|{other}.*{one}"):
         patients_by_case(given, given=given, source="truth")
@@ -85,7 +85,9 @@ def test_a_patient_without_case_and_a_case_without_patient_are_refused():
         "case1": "a",
         "other": "other",
     }
-    with refused_with("truth", found=r"that of case2 \(2 such\), .* not that of case02 \(1 such\)"):
+    with refused_with(
+        "truth", problem=r"names 2 cases that do not exist \(such as case2\) and lacks 1 that do \(such as case02\)"
+    ):
         patients_by_case(["case1", "case02"], given=given, source="truth")
 
 
@@ -100,7 +102,7 @@ def test_a_patient_without_case_and_a_case_without_patient_are_refused():
     ],
 )
 @pytest.mark.parametrize("rule", [None, "by-prefix"])
-def test_a_table_that_names_only_some_studies_of_one_patient_is_asked_about(case_ids, given, folders, rule):
+def test_table_with_only_some_studies_of_a_patient_is_ambiguous(case_ids, given, folders, rule):
     with refused_with(
         "truth", expected="the patients of all cases of .*, or of none", found="that of .*, and not that"
     ):
@@ -115,6 +117,6 @@ def test_a_table_may_name_some_patients_whole_or_as_their_ids_do():
     assert list(patients_by_case(case_ids, given=given, source="truth").values()) == ["10", "10", "P7", "P7"]
 
 
-def test_one_of_two_studies_with_another_sign_between_its_parts_is_asked_about():
+def test_ids_that_separate_their_parts_differently_are_ambiguous():
     with refused_with("truth", expected="ids that tell the patient", found="001-1, 001-2 .*"):
         patients_by_case(["001-1", "001-2", "002-1"], given={"001-1": "P7"}, source="truth")

@@ -108,7 +108,7 @@ def no_label(archive: Path, grid: Grid) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (no_channel, r"^study 10_1 in .*: expected .* t2w, adc, hbv, found no 10_1_adc.mha$"),
+        (no_channel, r"^study 10_1 in .*: 10_1_adc.mha not found; the card has the channels t2w, adc, hbv$"),
         (twice, r"^study 10_1 .*: duplicate: .*/10, .*/other$"),
         (two_formats, r"^study 10_1 .*: duplicate: 10_1_adc.mha, 10_1_adc.nii.gz$"),
         (far_away, r"10_1_hbv.mha to share a field of view with 't2w' .*, found size .* 511\."),
@@ -129,6 +129,13 @@ def test_a_faulty_study_is_refused(
             find_studies(archive, card, labels_required=False)
 
 
+@pytest.mark.parametrize("ending", ["_seg", "_label"])
+def test_a_study_named_as_another_ones_file_is_refused(write_archive: WriteArchive, card: Card, ending: str) -> None:
+    archive = write_archive("10_1", f"10_1{ending}")
+    with pytest.raises(OncoduetError, match=f"study 10_1{ending} in .*: named as the file '{ending}' of study 10_1"):
+        find_studies(archive, card, labels_required=False)
+
+
 def test_faults_are_listed_study_by_study_with_the_sound_studies(
     write_archive: WriteArchive, card: Card, tilted_grid: Grid
 ) -> None:
@@ -141,7 +148,7 @@ def test_faults_are_listed_study_by_study_with_the_sound_studies(
     assert [study.case_id for study in listing.studies] == ["10_1", "50_5"]
     assert listing.studies[1].channels["adc"] == archive / "50" / "50_5_adc.mha"
     assert list(listing.faults) == ["20_2", "30_3", "40_4"]
-    assert listing.faults["20_2"].endswith("found no 20_2_adc.mha")
+    assert listing.faults["20_2"].endswith("20_2_adc.mha not found; the card has the channels t2w, adc, hbv")
     assert "duplicate:" in listing.faults["30_3"]
     assert listing.faults["40_4"].startswith(f"study 40_4 in {archive}: unreadable: ")
 
@@ -216,7 +223,7 @@ def test_a_label_map_without_study_is_a_fault_or_a_remark(write_archive: WriteAr
     assert listing.remarks == (f"{archive / 'labels'}: 2 label maps belong to no study here: 20_2, 30_3",)
 
 
-def test_rows_of_the_marksheet_without_study_are_said(write_archive: WriteArchive, card: Card) -> None:
+def test_marksheet_rows_without_study_are_remarks(write_archive: WriteArchive, card: Card) -> None:
     archive = write_archive("10_1")
     rows = "".join(f"{patient};{patient}\n" for patient in range(30, 45))
     (archive / "marksheet.csv").write_text(f"\ufeffpatient_id;study_id\n10;1\n{rows}", encoding="utf-8")
@@ -246,7 +253,7 @@ def test_two_label_maps_of_a_study_are_a_duplicate(write_archive: WriteArchive, 
     assert not list_studies(archive, card, labels_required=False).faults
 
 
-def test_folders_that_are_too_deep_to_be_looked_into_are_said(write_archive: WriteArchive, card: Card) -> None:
+def test_folders_too_deep_to_be_scanned_are_remarks(write_archive: WriteArchive, card: Card) -> None:
     archive = write_archive("10_1")
     (archive / "a/b/c/d/e/f").mkdir(parents=True)
     (archive / "a/b/c/d/e/f" / "20_2_t2w.mha").write_bytes(b"")
@@ -262,7 +269,7 @@ def test_folders_that_are_too_deep_to_be_looked_into_are_said(write_archive: Wri
         "PANORAMA_patient_id,PANORAMA_study_id\n10,10_1\n30,30_3\n",
     ],
 )
-def test_rows_of_any_marksheet_without_a_study_are_said(write_archive: WriteArchive, card: Card, table: str) -> None:
+def test_rows_of_any_marksheet_without_study_are_remarks(write_archive: WriteArchive, card: Card, table: str) -> None:
     archive = write_archive("10_1")
     (archive / "marksheet.csv").write_text(table)
     (remark,) = list_studies(archive, card, labels_required=True).remarks
@@ -349,7 +356,7 @@ def test_all_faults_are_named_together_and_the_first_ten_in_full(write_archive: 
         (archive / case_id[:2] / f"{case_id}_adc.mha").unlink()
     with refused_with(str(archive), "^12 faults in 13 studies: study 11_1 in .*; and 2 more$") as raised:
         find_studies(archive, card, labels_required=True)
-    assert str(raised.value).count("found no ") == 10
+    assert str(raised.value).count("_adc.mha not found") == 10
 
 
 @pytest.mark.parametrize(
@@ -415,7 +422,7 @@ def test_who_the_patient_is_follows_from_folders_and_ids(
         {"001": ["001_1"], "1": ["1_2"]},
     ],
 )
-def test_where_it_is_open_who_the_patient_is_the_user_is_asked(tmp_path: Path, folders: dict[str, list[str]]) -> None:
+def test_ambiguous_patients_are_refused(tmp_path: Path, folders: dict[str, list[str]]) -> None:
     studies = studies_in(folders)
     with refused_with(found=r"one patient or several\? Say it by patients.csv .*, or --patients by-case"):
         archive_patients(tmp_path, studies)
@@ -425,7 +432,7 @@ def test_where_it_is_open_who_the_patient_is_the_user_is_asked(tmp_path: Path, f
     assert set(archive_patients(tmp_path, studies).values()) == {"one"}
 
 
-def test_a_table_counts_before_folders_and_a_rule_before_what_folders_say(tmp_path: Path) -> None:
+def test_table_precedes_folders_and_rule_precedes_folders(tmp_path: Path) -> None:
     studies = studies_in({"10": ["10_1", "10_2"], "20": ["20_1"]})
     table = tmp_path / "said.csv"
     table.write_text("case_id;patient_id\n20_1;10\n")
@@ -441,7 +448,7 @@ def test_a_table_counts_before_folders_and_a_rule_before_what_folders_say(tmp_pa
         ({"P1": ["before", "after"], "P2": ["other"]}, "before,P7"),
     ],
 )
-def test_a_table_that_names_some_studies_of_a_folder_is_asked_about(
+def test_table_with_some_studies_of_a_folder_is_ambiguous(
     tmp_path: Path, folders: dict[str, list[str]], row: str
 ) -> None:
     studies = studies_in(folders)
@@ -450,7 +457,7 @@ def test_a_table_that_names_some_studies_of_a_folder_is_asked_about(
         archive_patients(tmp_path, studies)
 
 
-def test_rows_of_patients_that_are_of_no_study_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_patient_rows_without_study_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     studies = studies_in({"10": ["10_1", "10_2"], "20": ["20_1"]})
     (tmp_path / "patients.csv").write_text("case_id,patient_id\n10_1,10\n20_2,10\n30_1,30\n")
     archive_patients(tmp_path, studies)
@@ -461,7 +468,7 @@ def test_rows_of_patients_that_are_of_no_study_are_said(tmp_path: Path, caplog: 
 def test_a_row_of_patients_that_may_mean_a_study_without_one_is_refused(tmp_path: Path, row: str) -> None:
     studies = studies_in({"10": ["10_1", "10_2"], "20": ["20_1"]})
     (tmp_path / "patients.csv").write_text(f"case_id,patient_id\n10_1,10\n{row},10\n")
-    with refused_with(expected="the patient of 20_1", found=f"that of {row}"):
+    with refused_with(problem=f"names case {row}, which does not exist; is '20_1' meant"):
         archive_patients(tmp_path, studies)
 
 

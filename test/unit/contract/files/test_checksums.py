@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from contract.errors import OncoduetError
-from contract.files.checksums import format_sums, parse_sums
+from contract.files.checksums import differing, format_sums, parse_sums
 from contract.files.reading import sha256_file
 
 
@@ -33,3 +33,8 @@ def test_other_lines_are_refused(text, said):
     with pytest.raises(OncoduetError) as error:
         parse_sums(text, "here")
     assert str(error.value).startswith(f"here: {said}")
+
+
+def test_differing_files_are_those_with_another_hash_or_on_one_side_only():
+    stated, found = {"a": "1", "b": "2", "c": "3"}, {"a": "1", "c": "4", "d": "5"}
+    assert list(differing(stated, found)) == [("b", "2", None), ("c", "3", "4"), ("d", None, "5")]

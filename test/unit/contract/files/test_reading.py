@@ -21,7 +21,7 @@ from contract.files.reading import below, inside, read_json, sha256_file, sha256
         (b'{"a": 1', "Expecting ',' delimiter"),
         (b"", "Expecting value"),
         (b"\xff\xfe", "can't decode byte"),
-        (b"[" * 100_000, "recursion"),
+        (b"[" * 9_000, "recursion"),
     ],
 )
 def test_json_that_is_not_strict_is_refused(tmp_path: Path, text: bytes, found: str) -> None:
@@ -52,6 +52,16 @@ def test_a_file_larger_than_any_of_its_kind_is_not_read(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json", most_bytes=9) == [1, 2, 3]
     with refused_with(problem="larger than 8 bytes"):
         read_json(tmp_path / "a.json", most_bytes=8)
+
+
+@pytest.mark.parametrize("filler", ["{}", "[]", '{"a":1}', "[[[]]]"])
+def test_more_containers_than_a_file_of_that_size_has_are_refused(tmp_path: Path, filler: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(f"[{','.join([filler] * 2000)}]")
+    assert len(read_json(path)) == 2000
+    path.write_text(f"[{','.join([filler] * 20_000)}]")
+    with refused_with("a.json", r"\d+ objects and lists in \d+ characters"):
+        read_json(path)
 
 
 def test_the_time_for_json_is_linear_in_its_size(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_lengths_in_another_unit_are_refused_and_the_unit_is_named(name: str, fa
             require_plausible_extent(Path("a.mha"), scaled(grid, factor), geometry, study="s")
 
 
-def test_the_line_says_what_was_expected_and_found() -> None:
+def test_line_gives_expected_and_found() -> None:
     geometry = load_card("cspca-picai").geometry
     with pytest.raises(OncoduetError) as refused:
         require_plausible_extent(Path("a.mha"), scaled(STUDIES["cspca"][0], 1000), geometry, study="10_1")

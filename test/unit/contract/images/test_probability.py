@@ -12,7 +12,7 @@ NEXT_ABOVE_1 = float(np.nextafter(np.float32(1), np.float32(2)))  # 1 + 2^-23 = 
 
 
 @pytest.mark.parametrize("values", [[0.0, 1.0], [0.2, 0.7], [-0.0, 1e-45], []])
-def test_probabilities_stay_as_they_are(values: list[float], caplog: pytest.LogCaptureFixture) -> None:
+def test_probabilities_are_unchanged(values: list[float], caplog: pytest.LogCaptureFixture) -> None:
     array = np.array(values, np.float32)
     assert as_probabilities(array, source="a.mha") is array
     assert not caplog.records
@@ -29,7 +29,7 @@ def test_probabilities_stay_as_they_are(values: list[float], caplog: pytest.LogC
         ([-1e-7, 0.5], [0.0, 0.5], "a.mha: probabilities from -1e-07 to 0.5 count as 0 or 1 where they are outside"),
     ],
 )
-def test_what_rounding_leaves_outside_counts_as_the_end_and_is_said(
+def test_rounding_errors_count_as_0_or_1_with_a_warning(
     values: list[float], kept: list[float], said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "contract.images.probability"):

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import struct
 import tracemalloc
 import zlib
@@ -58,7 +59,7 @@ FORMATS = [(".mha", True), (".mha", False), (".nii.gz", True), (".nii", False)]
 
 
 @pytest.mark.parametrize(("suffix", "compressed"), FORMATS)
-def test_a_whole_file_is_accepted_and_nothing_is_said(
+def test_whole_file_is_accepted_silently(
     saved: Saved, noise: Volume, suffix: str, compressed: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = saved(suffix, compressed)
@@ -69,7 +70,7 @@ def test_a_whole_file_is_accepted_and_nothing_is_said(
 
 @pytest.mark.parametrize("kept", [0, 0.0005, 0.3, 0.5, 0.9, -100, -9, -1])
 @pytest.mark.parametrize(("suffix", "compressed"), FORMATS)
-def test_a_truncated_file_is_refused_at_every_length_without_itk_output(
+def test_truncated_file_is_refused_at_every_length_silently(
     saved: Saved, suffix: str, compressed: bool, kept: float, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = saved(suffix, compressed)
@@ -172,9 +173,9 @@ BAD_HEADERS = {
     "a pattern of files": ({"ElementDataFile": "%d.raw 1 9 1"}, "(ElementDataFile = LOCAL), found '%d.raw 1 9 1'"),
     "voxels as text": ({"BinaryData": "False"}, "expected binary voxels (BinaryData = True), found 'False'"),
     "a byte order that is none": ({"BinaryDataByteOrderMSB": "Yes"}, "BinaryDataByteOrderMSB = True or False"),
-    "two byte orders": ({"ElementByteOrderMSB": "True"}, "expected one of BinaryDataByteOrderMSB and its synonyms"),
+    "two byte orders": ({"ElementByteOrderMSB": "True"}, "BinaryDataByteOrderMSB and its synonym "),
     "a real number of axes": ({"NDims": "3.0"}, "expected a 3D image (NDims = 3), found '3.0'"),
-    "two origins": ({"Position": "1 2 3"}, "expected one of Offset and its synonyms, found also Position"),
+    "two origins": ({"Position": "1 2 3"}, "Offset and its synonym Position differ"),
     "a header in front": ({"HeaderSize": "100"}, "that begin behind the header (HeaderSize = 0), found '100'"),
     "another origin": ({"ImagePosition": "1 2 3"}, "expected a MetaImage header without ImagePosition"),
     "another scale": ({"ElementToIntensityFunctionSlope": "2"}, "expected voxels that are the intensities (El"),
@@ -284,7 +285,7 @@ def test_a_duplicate_key_is_refused(tmp_path: Path, line: str) -> None:
         read_grid(path)
 
 
-def test_the_notes_of_other_tools_mean_nothing(tmp_path: Path) -> None:
+def test_notes_of_other_tools_have_no_effect(tmp_path: Path) -> None:
     """SimpleITK writes what its dictionary holds: DICOM's elements, ITK's own keys, anybody's; 110 KB here."""
     image = sitk.GetImageFromArray(np.arange(60, dtype=np.float32).reshape(5, 4, 3))
     notes = {"0008|0060": "MR", "0010|0010": "Bär^Ü", "ITK_InputFilterName": "GDCM", "Modality": "MET_MOD_MR"}
@@ -307,7 +308,7 @@ def test_a_header_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "a.mha"
     for text in (b"Comment = " + b"x" * (1 << 22), b"".join(b"a%d = b\n" % number for number in range(200_000))):
         path.write_bytes(text)
-        with refused_with(expected="a MetaImage header of lines below 32768 bytes and at most"):
+        with refused_with(problem="MetaImage header is too long"):
             read_grid(path)
 
 
@@ -412,9 +413,7 @@ def test_voxels_that_begin_inside_the_header_or_nowhere_are_refused(tmp_path: Pa
     for begin in (0.0, 348.0, 352.5, NAN, float("inf"), 1e30, 1e18, -1e18):
         struct.pack_into("<f", header, 108, begin)
         (tmp_path / "a.nii").write_bytes(bytes(header) + bytes(240))
-        with pytest.raises(
-            OncoduetError, match=rf"behind the NIfTI header.*found them at byte {begin:g}$".replace("+", r"\+")
-        ):
+        with refused_with(expected="vox_offset from 352 to 16777216", found=rf"^{re.escape(f'{begin:g}')}$"):
             read_volume(tmp_path / "a.nii")
 
 
@@ -455,7 +454,7 @@ BAD_NIFTI = {
     "an intercept without slope": (112, "2f", (0, 3), "expected a finite slope and intercept"),
     "a slope of nearly nothing": (112, "2f", (1e-30, 0), "expected a finite slope and intercept"),
     "an unknown unit": (123, "B", (5,), "expected lengths in mm in the NIfTI header, found the unit 5"),
-    "no placement": (252, "2h", (0, 0), "expected a placement in the patient (qform or sform) in the NIfTI header"),
+    "no placement": (252, "2h", (0, 0), "neither qform_code nor sform_code is set in the NIfTI header"),
     "an offset that is no number": (268, "3f", (NAN, 0, 0), "expected finite numbers as placement"),
     "a quaternion that is no number": (256, "3f", (NAN, 0, 0), "expected a unit quaternion in the NIfTI header"),
     "a quaternion that is too long": (256, "3f", (1, 1, 0), "expected a unit quaternion in the NIfTI header"),
@@ -471,14 +470,14 @@ BAD_NIFTI = {
         252,
         "2h6f12f",
         (*TURNED, 5, 0, 0, 0, 0, 7.5, 0, 0, 0, 0, 30, 0),
-        "expected qform, sform and spacings of the NIfTI header to say the same place, found an sform with axes "
+        "expected qform, sform and spacings of the NIfTI header that agree, found an sform with axes "
         "(5, 0, 0) (0, 7.5, 0) (0, 0, 30) from (0, 0, 0) and (0.5, 0.75, 3) as spacings up to 108 mm apart",
     ),
     "an affine elsewhere": (
         252,
         "2h6f12f",
         (1, 2, *TURNED[2:], 0.5, 0, 0, 20, 0, 0.75, 0, 0, 0, 0, 3, 0),
-        "expected qform, sform and spacings of the NIfTI header to say the same place, found an sform with axes "
+        "expected qform, sform and spacings of the NIfTI header that agree, found an sform with axes "
         "(0.5, 0, 0) (0, 0.75, 0) (0, 0, 3) from (20, 0, 0) and a qform with axes (0.5, 0, 0) (0, 0.75, 0) (0, 0, 3) "
         "from (0, 0, 0) up to 20 mm apart",
     ),
@@ -498,7 +497,7 @@ def test_a_nifti_header_is_refused_for(
     assert capfd.readouterr().err == ""
 
 
-def test_what_itk_has_to_say_goes_to_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_itk_warnings_go_to_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     header = bytearray(nifti_header("<", (3, 4, 5)))
     struct.pack_into("<2h24x12f", header, 252, 0, 1, 0.5, 0.3, 0, 0, 0, 0.75, 0, 0, 0, 0, 3, 0)
     (tmp_path / "a.nii").write_bytes(bytes(header) + bytes(240))

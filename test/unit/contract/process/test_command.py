@@ -82,7 +82,7 @@ def test_a_last_line_that_stderr_cannot_hold_goes_to_stdout(tmp_path, what, code
 
 
 @pytest.mark.parametrize(("what", "code"), [("result", 3), ("wrong", 3), ("bug", 1), ("signal", 143), ("log", 3)])
-def test_exit_codes_are_the_same_where_nothing_can_be_said(tmp_path, what, code):
+def test_exit_codes_are_the_same_without_a_writable_stream(tmp_path, what, code):
     assert ended(what, cwd=tmp_path, full="12") == (code, "", "")
 
 

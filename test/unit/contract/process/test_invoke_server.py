@@ -202,7 +202,7 @@ def test_sigterm_ends_it_while_it_loads(start):
     assert (status, stderr) == (0, "")
 
 
-def test_sigterm_ends_it_within_five_seconds_although_a_case_is_under_way(start):
+def test_sigterm_ends_the_server_within_5_s_during_a_case(start):
     service = start()
     service.until(200)
     service.wish.write_text("60")
@@ -336,7 +336,7 @@ def test_a_thousand_idle_callers_take_no_descriptors_from_the_case(start):
 
 
 @pytest.mark.parametrize("port", [-1, 65536, 10**20])
-def test_a_port_that_is_none_is_wrong_usage(port):
+def test_invalid_port_is_wrong_usage(port):
     with pytest.raises(UsageError, match=f"^--port: expected 0 to 65535, found {port}$"):
         serve(lambda: lambda: None, port=port)
 

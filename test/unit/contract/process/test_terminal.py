@@ -11,15 +11,11 @@ from pathlib import Path
 
 import pytest
 from paths import PROJECT
-from refusals import refused_with
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from contract.files.locks import try_lock
-from contract.names import cell, require_case_id
 from contract.process.terminal import clean_streams, console, log_to_stdout, progress_on, said
-from contract.text import printable
 
 HOSTILE = "[old] [/b] a\x1b[31m\r\nerror: forged\u202e\x9b2J\ud800:smile:"
 SHOWN = r"[old] [/b] a\x1b[31m\r\nerror: forged\u202e\x9b2J\ud800:smile:"
@@ -38,7 +34,7 @@ def _table(content: object) -> Table:
 
 
 @pytest.mark.parametrize("made", [str, _table, lambda text: Group(Text("ours"), text)], ids=["text", "cell", "group"])
-def test_a_name_is_shown_as_it_is_and_nothing_in_it_is_obeyed(made, capsys) -> None:
+def test_markup_in_a_name_is_shown_literally(made, capsys) -> None:
     lines = _printed(made(HOSTILE), capsys).splitlines()
     assert SHOWN in [line.strip() for line in lines]
     assert all(line.isprintable() for line in lines)
@@ -53,7 +49,7 @@ def test_nor_in_a_text_of_rich_s_own(made, capsys) -> None:
     assert not any(line.startswith("error") for line in lines)
 
 
-def test_what_a_progress_bar_says_is_shown_as_it_is(capsys) -> None:
+def test_progress_bars_show_markup_literally(capsys) -> None:
     with progress_on(console(), said("fields[loss]")) as progress:
         progress.add_task("[old] [/b]", total=1, loss="[red]\x1b[31m")
     shown = capsys.readouterr().out
@@ -75,7 +71,7 @@ def test_a_log_message_is_one_printable_line_and_a_traceback_several(capsys) -> 
     assert all(line.isprintable() for line in out.splitlines())
 
 
-def test_a_log_that_cannot_be_written_ends_nothing(monkeypatch, capsys) -> None:
+def test_unwritable_log_does_not_end_the_command(monkeypatch, capsys) -> None:
     full = Path("/dev/full").open("w", buffering=1)  # noqa: SIM115 - its end complains, which is not the subject
     monkeypatch.setattr(sys, "stdout", full)
     log_to_stdout("%(message)s")
@@ -87,7 +83,7 @@ def test_a_log_that_cannot_be_written_ends_nothing(monkeypatch, capsys) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "iso-8859-15", "utf-8", "UTF8", "cp1252"])
-def test_any_sign_can_be_said_in_any_locale_and_is_utf8(encoding, monkeypatch) -> None:
+def test_any_character_is_printable_in_any_locale(encoding, monkeypatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
     clean_streams()
@@ -144,54 +140,3 @@ def test_every_console_progress_and_log_comes_from_one_place() -> None:
         "conformance/tryout.py": "ArgumentParser",  # its environment is another and has no rich
     }
     assert [each for each in found if known.get(each.split(":")[0]) not in each.split(": ")] == []
-
-
-def test_printable_text_stays_and_the_rest_is_escaped() -> None:
-    assert printable("Jürgen 肺 $x$ [b]") == "Jürgen 肺 $x$ [b]"
-    assert printable("a\tb\nc\x00\x7f\x85\u2028\u2066\ufeff") == r"a\tb\nc\x00\x7f\x85\u2028\u2066\ufeff"
-
-
-@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@x", "\t1", "\r1", " 1", "1 ", "", "a\x1b", "a\nb", "a\udcff"])
-def test_what_a_spreadsheet_would_calculate_is_no_name_of_a_case(name) -> None:
-    with refused_with("x", expected=r"the name of a case: printable, without = \+ - @"):
-        require_case_id(name, Path("x"))
-
-
-@pytest.mark.parametrize("name", ["predictions.json", "Source.json", "batch.json", "card.toml", "source"])
-def test_a_name_of_our_files_is_none_of_a_case(name) -> None:
-    with refused_with("x", expected="the name of a case", found=name):
-        require_case_id(name, Path("x"))
-
-
-@pytest.mark.parametrize("name", ["10032_1000032", "Jürgen_1", "a=b", "a-b", "$x$", "[a]", "a b"])
-def test_other_names_of_cases_are(name) -> None:
-    assert require_case_id(name, Path("x")) == name
-
-
-def test_titles_are_text_and_numbers_numbers_for_a_spreadsheet() -> None:
-    values = ["=HYPERLINK(1)", "+1", "-1", "@x", "ce", "a\x1b\n", -1, -0.5, None]
-    shown = ["'=HYPERLINK(1)", "'+1", "'-1", "'@x", "ce", r"a\x1b\n", -1, -0.5, None]
-    assert [cell(each) for each in values] == shown
-
-
-@pytest.mark.parametrize("number", [38, 95, 37])  # ENOSYS, EOPNOTSUPP, ENOLCK
-def test_a_file_system_without_locks_is_named_in_one_line(number, tmp_path, monkeypatch) -> None:
-    def flock(*_: object) -> None:
-        raise OSError(number, "whatever")
-
-    monkeypatch.setattr("fcntl.flock", flock)
-    with (
-        (tmp_path / ".lock").open("w") as lock,
-        refused_with(r"\.lock", r"file system without locks \(flock; Lustre: mount with"),
-    ):
-        try_lock(lock)
-
-
-def test_a_lock_is_had_by_one_at_a_time_unless_it_is_shared(tmp_path) -> None:
-    path = tmp_path / ".lock"
-    with path.open("w") as first, path.open("r") as second, path.open("r") as third:
-        assert try_lock(first)
-        assert not try_lock(second, shared=True)
-        first.close()
-        assert try_lock(second, shared=True)
-        assert try_lock(third, shared=True)

@@ -24,7 +24,7 @@ def test_names_that_end_in_label_are_meant_and_lose_their_ending(workshop):
     assert {case_id: path.name for case_id, path in find_truth(folder).label_maps.items()} == {"a": "a_label.nii.gz"}
 
 
-def test_a_label_map_is_read_once(folder):
+def test_label_map_is_read_once(folder):
     truth = find_truth(folder)
     rule = MatchingRule()
     first = truth.case("a", rule)
@@ -59,14 +59,14 @@ def text(name, content):
     [
         (text("settings.json", '{"per_cases": 1, "on_missing": "ignore"}'), r"json: 2 faults: on_.*; per_cases: "),
         (text("settings.json", '{"card": "liver"}'), "card 'liver': expected one of"),
-        (text("marksheet.csv", "patient_id,study_id\n7,1\n7,2\n"), r"each of its 2 cases, found none of 7_1"),
-        *((text(f"c.{ending}", "x"), rf"images as CASE\.nii\.gz or CASE\.mha, found also c\.{ending}$")
+        (text("marksheet.csv", "patient_id,study_id\n7,1\n7,2\n"), r"no label map for 7_1 and 1 more of its 2 cases"),
+        *((text(f"c.{ending}", "x"), rf"unsupported image format: c\.{ending} \(use \.mha or \.nii\.gz\)$")
           for ending in ("NII.GZ", "nrrd", "mhd", "MHA")),
         (lambda shop, folder: shop.write(folder / "a.mha", shop.image()), r"of a, found a\.mha and a\.nii\.gz"),
-        (lambda shop, _: shop.truth({"c": shop.image()}, name="truth/labels"), "directly in it or in labels/"),
+        (lambda shop, _: shop.truth({"c": shop.image()}, name="truth/labels"), "both in the folder and in labels/"),
         (lambda shop, _: shop.truth({"c": shop.image()}, name="truth/centre"), r"centre/c\.nii\.gz: image in"),
         (lambda shop, _: shop.truth(dict.fromkeys(("a_label", "a_detection_map"), shop.image())),
-         r"expected all names to end in _label, found also a\.nii\.gz and 1 more$"),
+         r"expected all names to end in _label, found a\.nii\.gz and 1 more$"),
     ],
 )  # fmt: skip
 def test_faulty_truth_folder_is_refused(workshop, folder, change, message):
@@ -120,7 +120,7 @@ def test_an_archive_that_names_a_card_of_ours_is_scored_by_it(workshop, caplog):
         (truth / "archive.json").write_text(text)
         card = find_truth(truth).card
         assert (card and card.name) == name
-    assert "made for another version of the card pdac-panorama" in caplog.text
+    assert "made with another version of the card pdac-panorama" in caplog.text
 
 
 def test_a_card_with_a_byte_order_mark_is_read(folder):

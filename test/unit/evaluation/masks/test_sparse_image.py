@@ -254,7 +254,7 @@ def test_a_scaled_image_of_too_many_voxels_is_refused(tmp_path, monkeypatch):
 def test_too_much_foreground_is_refused(tmp_path, small, monkeypatch):
     monkeypatch.setattr(sparse_image, "_MOST_FOREGROUND", 5)
     path = written(tmp_path / "a.mha", small, SMALL)
-    with refused_with(r"a\.mha", expected="at most 5 voxels that are not zero", found="more"):
+    with refused_with(r"a\.mha", problem="more than 5 voxels are not zero"):
         read_confidences(open_image(path))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from contract.errors import OncoduetError
 from evaluation.masks.sparse_image import read_label_map
 from evaluation.matching import picai, strict
-from evaluation.matching.cases import MatchingRule, Prediction, read_case, read_case_as_picai_eval, truth_of
+from evaluation.matching.cases import MatchingRule, PredictionFiles, read_case, read_case_as_picai_eval, truth_of
 
 MOST_BYTES = 2 << 30
 RULE = MatchingRule()
@@ -63,8 +63,8 @@ def score(detection_map: Path, label_map: Path) -> str:
     """Read and match a case both ways."""
     try:
         truth = truth_of(label_map, read_label_map(label_map), RULE)
-        strict.match(read_case(Prediction(detection_map, None), truth), RULE)
-        picai.match(read_case_as_picai_eval(Prediction(detection_map, None), truth), RULE)
+        strict.match(read_case(PredictionFiles(detection_map, None), truth), RULE)
+        picai.match(read_case_as_picai_eval(PredictionFiles(detection_map, None), truth), RULE)
     except OncoduetError as error:
         return str(error)
     return "scored"

@@ -13,8 +13,8 @@ from grand_challenge_metrics.stats import (
 from evaluation.matching.cases import Case, MatchingRule
 from evaluation.matching.strict import overlaps
 from evaluation.metrics.outcomes import Outcome, TestSet
-from evaluation.statistics.arms import interval_of_mean
-from evaluation.statistics.influence import by_patient
+from evaluation.statistics.variance.arms import interval_of_mean
+from evaluation.statistics.variance.influence import by_patient
 
 SHAPE = (6, 20, 20)
 

@@ -18,7 +18,7 @@ from picai_eval.metrics import Metrics as OracleMetrics
 from report_guided_annotation import extract_lesion_candidates
 
 from evaluation.matching import picai
-from evaluation.matching.cases import MatchingRule, Prediction, ScoredCase, read_case_as_picai_eval
+from evaluation.matching.cases import MatchingRule, PredictionFiles, ScoredCase, read_case_as_picai_eval
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, picai_froc
 from evaluation.metrics.summary import picai_metrics
 
@@ -37,7 +37,7 @@ def ours(folder: Path, case_id: str, detection_map, label, rule, endings=(".mha"
     """From files, as ``score --picai-only`` does it."""
     truth = read_lesions(written(folder / f"label{endings[1]}", label), rule)
     path = written(folder / f"map{endings[0]}", detection_map)
-    case = read_case_as_picai_eval(Prediction(path, None), truth)
+    case = read_case_as_picai_eval(PredictionFiles(path, None), truth)
     return ScoredCase(case_id, len(truth.lesions) > 0, float(case.map_maximum), picai.match(case, rule))
 
 

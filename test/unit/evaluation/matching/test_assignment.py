@@ -55,7 +55,7 @@ def test_overlaps_of_strict_are_assigned_as_scipy_assigns_them(share):
         ([[0.0, 0.0], [0.0, 0.0]], True),
     ],
 )
-def test_what_is_disputed_is_left_to_scipy(gain, undisputed):
+def test_disputed_assignments_are_solved_by_scipy(gain, undisputed):
     gain = np.array(gain)
     assert (_undisputed(gain, gain > 0) is not None) == undisputed
     assert assign(gain, gain > 0) == by_scipy(gain, gain > 0)

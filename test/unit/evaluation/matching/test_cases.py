@@ -12,7 +12,7 @@ from refusals import refused_with
 from contract.card import load_card
 from contract.errors import OncoduetError
 from contract.images.volume import Grid
-from evaluation.matching.cases import MatchingRule, Prediction, read_case, read_case_as_picai_eval, read_likelihood
+from evaluation.matching.cases import MatchingRule, PredictionFiles, read_case, read_case_as_picai_eval, read_likelihood
 
 SIZE = (13, 11, 7)
 
@@ -32,9 +32,9 @@ def benign(workshop):
 def prediction(workshop, array, grid=None, likelihood=None):
     path = workshop.write(workshop.root / "map.mha", array, grid)
     if likelihood is None:
-        return Prediction(path, None)
+        return PredictionFiles(path, None)
     (workshop.root / "map.json").write_text(likelihood, encoding="utf-8")
-    return Prediction(path, workshop.root / "map.json")
+    return PredictionFiles(path, workshop.root / "map.json")
 
 
 def test_a_case_holds_candidates_confidences_and_its_maximum(workshop, truth):
@@ -91,14 +91,14 @@ def test_lesions_are_the_components_of_the_cards_lesion_values(workshop):
     ("values", "said"),
     [({1: (slice(0, 7), slice(0, 11), slice(0, 13))}, "100% of the image"), ({1: "box", 4: "elsewhere"}, "organ's 18")],
 )
-def test_a_doubtful_truth_is_named_and_scored(workshop, caplog, values, said):
+def test_doubtful_truth_is_warned_of_and_scored(workshop, caplog, values, said):
     boxes = {value: getattr(workshop, box) if isinstance(box, str) else box for value, box in values.items()}
     path = workshop.write(workshop.root / "doubtful.nii.gz", workshop.image(boxes, np.uint8))
     assert len(read_lesions(path, MatchingRule.of(load_card("pdac-panorama"))).lesions) == 1
     assert [f"{path}: " in message and said in message for message in caplog.messages] == [True]
 
 
-def test_what_only_tells_a_doubtful_truth_is_no_part_of_the_rule():
+def test_organ_values_are_not_part_of_the_scoring_rule():
     rule = MatchingRule.of(load_card("pdac-panorama"))
     without = replace(rule, organ_values=())
     assert rule.organ_values == (4, 5)

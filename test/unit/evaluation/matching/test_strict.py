@@ -68,7 +68,7 @@ def test_plain_greedy_would_lose_a_lesion_that_an_augmenting_path_keeps():
     assert strict.pair(np.array([[0.8, 0.5], [0.2, 0.0]]), reachable, [0, 1]) == [(0, 1), (1, 0)]
 
 
-def test_candidates_of_equal_confidence_are_visited_by_larger_best_overlap():
+def test_ties_of_confidence_are_visited_by_larger_best_overlap():
     reachable = np.array([[True, True]])
     assert strict.accept(reachable, np.array([0.5, 0.5]), np.array([0.3, 0.4])) == [1]
     assert strict.accept(reachable, np.array([0.5, 0.5]), np.array([0.4, 0.4])) == [0]
@@ -186,7 +186,7 @@ def test_confidences_that_code_a_rank_gain_nothing():
 
 @pytest.mark.parametrize(("width", "gap"), [(1, 1), (1, 2), (2, 1)])
 @pytest.mark.parametrize("solid", [False, True])
-def test_guesses_of_combs_hit_nothing_for_free_but_where_one_is_solid(width, gap, solid):
+def test_combs_hit_lesions_only_where_they_are_solid(width, gap, solid):
     # teeth of one or two voxels: no square of the card's side parts them, and half the voxels reach an IoU of 0.1
     label, combs = (np.zeros((12, 64, 64), dtype=np.float32) for _ in range(2))
     for y, x in PLACES:

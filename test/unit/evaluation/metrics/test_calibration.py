@@ -47,7 +47,7 @@ def test_separated_or_equal_likelihoods_have_no_slope(positive, likelihood):
     assert recalibration(np.array(positive, dtype=bool), np.array(likelihood)) is None
 
 
-def test_calibration_error_of_distinct_likelihoods_is_that_of_quantile_bins():
+def test_ece_of_distinct_likelihoods_is_that_of_quantile_bins():
     rng = np.random.default_rng(1)
     p = rng.permutation((np.arange(200) + 0.5) / 200)
     positive = rng.random(200) < p**2
@@ -57,7 +57,7 @@ def test_calibration_error_of_distinct_likelihoods_is_that_of_quantile_bins():
     assert moved.sum() == pytest.approx(0, abs=1e-12)
 
 
-def test_influence_on_the_calibration_error_is_its_derivative_with_bins_kept():
+def test_influence_on_ece_is_its_derivative_with_fixed_bins():
     positive, p = likelihoods(200)
     p = np.round(p, 3)
     p[p == 0] = 0.0005 + np.arange((p == 0).sum()) * 1e-6

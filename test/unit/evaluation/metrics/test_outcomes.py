@@ -40,7 +40,7 @@ def test_weighted_ap_equals_scikit_learn_on_the_resampled_cases(seed):
         assert value == pytest.approx(expected, abs=1e-12)
 
 
-def test_ap_of_the_notes_hand_worked_table():
+def test_ap_of_a_hand_worked_table():
     # TP .9, FP .8, TP .7, FP .6, TP .5 and one missed lesion: (1 + 2/3 + 3/5) / 4
     truth = TestSet(("a", "b", "c", "d"), np.array([True] * 4), np.array([1, 1, 1, 1]))
     confidence = np.array([0.9, 0.8, 0.7, 0.6, 0.5])

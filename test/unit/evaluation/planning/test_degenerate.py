@@ -9,7 +9,7 @@ import pytest
 from contract.files.reading import read_json
 from evaluation.__main__ import main
 from evaluation.planning.simulation import SimulationSettings
-from evaluation.statistics.run_permutation import order_test
+from evaluation.statistics.resampling.run_permutation import order_test
 
 CASES = 20
 INDEX = np.arange(CASES)
@@ -136,7 +136,7 @@ def test_extreme_readers_are_answered_or_refused(ask, name):
     assert bool(said) == (name in ("perfect", "perfect, two values", "always wrong", "constant")), said
 
 
-def test_runs_that_rank_nearly_alike_are_no_reason_for_a_negative_variance(ask):
+def test_runs_that_rank_nearly_alike_give_no_negative_variance(ask):
     pilot, _, answer = ask
     pilot("nearly alike", ("ce", "focal"), LESIONS["every second"])
     assert not answer("power") and not answer("errors")
@@ -151,7 +151,7 @@ def test_an_interim_analysis_of_one_configuration_is_refused(ask):
 @pytest.mark.parametrize(
     "wrong", [{"auroc": math.nan}, {"case_share": 0.8, "method_share": 0.3}, {"case_share": -0.1}, {"run_sd": math.nan}]
 )
-def test_no_study_is_drawn_from_what_is_no_number(wrong):
+def test_invalid_simulation_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="no study can be drawn"):
         SimulationSettings(runs=2, cases=20, **wrong)
 

@@ -6,7 +6,7 @@ from refusals import refused_with
 from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.planning.group_sequential import interim_analysis, looks_that_cannot_stop, simulate_looks
 from evaluation.statistics.analysis_file import Analysis
-from evaluation.statistics.run_permutation import order_test
+from evaluation.statistics.resampling.run_permutation import order_test
 
 LOOKS = (5, 10, 20)
 
@@ -27,7 +27,7 @@ def test_a_look_at_which_no_runs_suffice_is_named():
     assert looks_that_cannot_stop((10, 20), 0.05) == ()
 
 
-def test_looking_keeps_the_level_where_testing_again_and_again_does_not():
+def test_looks_keep_the_level_and_repeated_tests_do_not():
     found = simulate_looks((5, 10, 15, 20), alpha=0.05, studies=800, seed=0)
     assert found.shown <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 800)
     assert found.shown_without_spending > 0.1
@@ -136,7 +136,7 @@ def test_folds_are_kept_apart_and_continue_in_turn(scores):
 
 
 def test_analysis_without_looks_and_more_runs_than_planned_are_refused(scores):
-    with refused_with("declared", expected="looks in the analysis file", found="none"):
+    with refused_with("declared", problem="no looks are declared"):
         looked(scores, {"a": 2, "b": 2}, ())
     plan = Analysis(name="declared", looks=(1 + 1,), metrics=("auroc",))
     scores.run("a2", "a", restart=2, seed=7)

@@ -9,9 +9,16 @@ from scipy.stats import f, ncf
 from contract.errors import OncoduetError
 from contract.records import read_record
 from evaluation.__main__ import main
-from evaluation.planning.readers import TYPICAL, Components, ReaderDesign, ReaderPlanRecord, pilot_components, precision
-from evaluation.planning.simulation import SimulatedStudy, by_patient
-from evaluation.statistics.runs_and_cases import nested
+from evaluation.planning.readers import (
+    TYPICAL,
+    ReaderDesign,
+    ReaderPlanRecord,
+    VarianceComponents,
+    pilot_components,
+    precision,
+)
+from evaluation.planning.simulation import SimulatedStudy, metric_by_patient
+from evaluation.statistics.variance.runs_and_cases import nested
 
 ALPHA = 0.05
 
@@ -19,12 +26,12 @@ ALPHA = 0.05
 def components(error=0.000792, cov_2=0.000340, cov_3=0.000236, reader_variance=0.00174, scale=1e9):
     """Of two arms alike: those of Van Dyke's readers, of so many cases that only the members count as drawn."""
     parts = [np.array([each / 2, each / 2]) * scale for each in (error, cov_2, error, cov_2, cov_3)]
-    return Components(reader_variance, reader_variance, *parts)
+    return VarianceComponents(reader_variance, reader_variance, *parts)
 
 
 @pytest.mark.parametrize("members", [4, 8, 20])
 @pytest.mark.parametrize("difference", [0.05, 0.08])
-def test_of_two_arms_alike_power_is_that_of_hillis_obuchowski_and_berbaums_f(members, difference):
+def test_power_of_two_equal_arms_is_that_of_hillis_and_obuchowskis_f(members, difference):
     # F(1, df₂; λ), readers nested in two tests: λ = (r d²/2)/(E[MS(R)] + r (Cov₂ − Cov₃)), and
     # df₂ = (E[MS(R)] + r (Cov₂ − Cov₃))²/(E[MS(R)]²/(2 (r − 1)))
     error, cov_2, cov_3, reader_variance = 0.000792, 0.000340, 0.000236, 0.00174
@@ -41,7 +48,7 @@ def test_of_two_arms_alike_power_is_that_of_hillis_obuchowski_and_berbaums_f(mem
 
 def test_variance_by_cases_is_hanley_and_mcneils():
     # their example (Radiology 1982): area 0.893, 51 abnormal and 58 normal images, standard error 0.032
-    found = Components.assumed(**{**TYPICAL, "auroc": 0.893}, difference=0.0)
+    found = VarianceComponents.assumed(**{**TYPICAL, "auroc": 0.893}, difference=0.0)
     assert math.sqrt((found.var_of_readers / [51, 58]).sum()) == pytest.approx(0.032, abs=0.0015)
 
 
@@ -64,12 +71,12 @@ def a_study(design, generator, separations=(1.8, 1.5)):
     common = generator.normal(size=cases)
     runs = an_arm_of_scores("runs", separations[0], design.runs, positive, common, generator)
     readers = an_arm_of_scores("readers", separations[1], design.readers, positive, common, generator)
-    a, h = by_patient(SimulatedStudy(positive, np.arange(cases), (runs, readers)), "auroc")
+    a, h = metric_by_patient(SimulatedStudy(positive, np.arange(cases), (runs, readers)), "auroc")
     if design.blocks > 1:
         for number in range(design.readers):
             read = np.arange(cases) % design.blocks == number % design.blocks
             part = SimulatedStudy(positive[read], np.arange(read.sum()), (readers[[number]][:, read],))
-            (own,) = by_patient(part, "auroc")
+            (own,) = metric_by_patient(part, "auroc")
             h.values[number] = own.values[0]
             h.influence[number] = 0
             h.influence[number, read] = own.influence[0]
@@ -79,7 +86,7 @@ def a_study(design, generator, separations=(1.8, 1.5)):
 @pytest.fixture(scope="module")
 def pilot():
     positive, a, h = a_study(ReaderDesign(40, 40, 1500, 3000), np.random.default_rng(0))
-    return Components.estimated(a, h, positive), float(a.values.mean() - h.values.mean())
+    return VarianceComponents.estimated(a, h, positive), float(a.values.mean() - h.values.mean())
 
 
 @pytest.mark.parametrize(
@@ -110,11 +117,11 @@ def test_power_is_that_of_simulated_studies(pilot, design, studies):
     assert planned.power(difference + margin, ALPHA) == pytest.approx(not_inferior, abs=reach)
 
 
-def test_readers_who_do_not_differ_add_nothing_and_a_split_plot_costs_precision():
-    alike = Components.assumed(**{**TYPICAL, "reader_sd": 0.0, "reader_correlation": 1.0}, difference=0.05)
+def test_equal_readers_add_no_variance_and_split_plots_cost_precision():
+    alike = VarianceComponents.assumed(**{**TYPICAL, "reader_sd": 0.0, "reader_correlation": 1.0}, difference=0.05)
     few, many = (precision(alike, ReaderDesign(10, readers, 90, 210)).standard_error for readers in (2, 200))
     assert few == pytest.approx(many)
-    typical = Components.assumed(**TYPICAL, difference=0.05)
+    typical = VarianceComponents.assumed(**TYPICAL, difference=0.05)
     crossed, split = (precision(typical, ReaderDesign(10, 12, 90, 210, blocks)).standard_error for blocks in (1, 4))
     assert crossed < split
 
@@ -158,11 +165,11 @@ def test_a_pilot_supplies_the_components(scores, tmp_path, refusal):
     assert record.prevalence == pytest.approx(0.4)
     assert record.parents == parents
     said = refusal(*words, "--reader-sd", "0.1")
-    assert "--pilot: expected no assumptions, which the pilot supplies, found --reader-sd" in said
+    assert "--pilot: --reader-sd cannot be used with --pilot" in said
     table.write_text("\n".join(lines[:-1]) + "\n")
     with pytest.raises(OncoduetError) as caught:
         pilot_components([scores.root], table)
-    assert (caught.value.expected, caught.value.found) == ("readers who read every case, for a pilot", "parts by r3")
+    assert caught.value.problem == "a pilot needs readers who read every case; r3 did not"
 
 
 def test_a_pilot_with_single_runs_is_refused(scores, tmp_path):
@@ -180,7 +187,7 @@ def test_a_pilot_with_single_runs_is_refused(scores, tmp_path):
         (["--readers", "1"], "--readers: expected 2 to 1000, found 1"),
         (["--cases", "20", "--blocks", "4", "--readers", "8"], "--cases: expected two positive and two negative cases"),
         (["--cross-correlation", "0.6"], "--cross-correlation: expected at most 0.549"),
-        (["--pilot", "x"], "--pilot: expected --pilot and --pilot-readers together, found one of them"),
+        (["--pilot", "x"], "--pilot: --pilot and --pilot-readers must be given together"),
     ],
 )
 def test_impossible_questions_are_refused_in_one_line(words, message, refusal):
@@ -188,6 +195,6 @@ def test_impossible_questions_are_refused_in_one_line(words, message, refusal):
 
 
 def test_where_nothing_varies_there_is_nothing_to_plan():
-    alike = Components(0.0, 0.0, *[np.array([0.1, 0.1])] * 5)
+    alike = VarianceComponents(0.0, 0.0, *[np.array([0.1, 0.1])] * 5)
     with pytest.raises(OncoduetError, match="nothing varies between runs, readers or cases"):
         precision(alike, ReaderDesign(2, 2, 10, 10))

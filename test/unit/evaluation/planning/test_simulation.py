@@ -13,16 +13,16 @@ from evaluation.planning.simulation import (
     ErrorRate,
     SimulationSettings,
     any_false_on_par,
-    by_patient,
-    compared,
     draw,
     error_rates,
+    metric_by_patient,
     metric_of,
     power,
     scenario,
     separation_of,
+    tested_against_first,
 )
-from evaluation.statistics.case_permutation import case_swap_tests
+from evaluation.statistics.resampling.case_permutation import case_swap_tests
 
 SMALL = SimulationSettings(runs=4, cases=150, run_sd=0.03)
 
@@ -33,7 +33,7 @@ def standard_errors(count, *, at=0.05, times=3.0):
 
 def metrics_of(settings, seed=0):
     study = draw(settings, np.random.default_rng(seed))
-    return study, by_patient(study, settings.metric)
+    return study, metric_by_patient(study, settings.metric)
 
 
 def test_simulated_studies_have_the_requested_auroc_and_variances():
@@ -99,7 +99,7 @@ def test_level_and_coverage_where_nothing_differs(name):
     assert list(rates) == list(RATES)
 
 
-def test_single_runs_take_luck_for_the_method():
+def test_single_runs_mistake_chance_for_the_method():
     rates = error_rates(
         scenario(replace(SMALL, run_sd=0.03), "same method, retrained"), studies=200, alpha=0.05, seed=1
     )
@@ -174,7 +174,7 @@ def test_power_at_the_size_of_the_study():
 def test_shared_folds_are_compared_in_pairs(folds):
     settings = replace(SimulationSettings(runs=10, cases=200, folds=folds, fold_sd=0.05), same_method=True)
     study, metrics = metrics_of(settings)
-    (found,) = compared(study, settings, metrics)
+    (found,) = tested_against_first(study, settings, metrics)
     if folds == 1:
         expected = sum(each.values.var(ddof=1) / 10 for each in metrics)
     else:

@@ -1,20 +1,34 @@
+import csv
+import json
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from report_makers import (
+    WHOLE,
+    made,
+    marksheet,
+    quickly_judged,
+    readers_csv,
+    table_of_runs,
+    words_of,
+)
 
-from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
-from evaluation.report.figures import PALETTE
-from evaluation.report.notes import notes
+from evaluation.metrics.scored_runs import read_scored_runs
+from evaluation.report import page
+from evaluation.report.figures.drawing import PALETTE
+from evaluation.report.number_format import p_text
 from evaluation.report.page import write_report
-from evaluation.report.summary import summary
-from evaluation.report.wording import number, p_text, signed
-from evaluation.statistics.analysis_file import EXPLORATORY, Analysis
-from evaluation.statistics.comparison import compare_configurations
+from evaluation.report.text.limitations import notes
+from evaluation.report.text.result_sentences import answer
+from evaluation.report.text.verdict_paragraph import summary
+from evaluation.statistics.analysis_file import Analysis
+from evaluation.statistics.verdict import Verdict
 
 VOID = {"meta", "br"}
 
@@ -40,25 +54,17 @@ class Page(HTMLParser):
             self.faults.append(tag)
 
 
-def compared(scores, **changes):
-    runs = read_scored_runs([scores.root])
-    plan = EXPLORATORY.model_copy(update={"replicates": 150, "swaps": 200, **changes})
-    declared = plan.pairs(list(group_by_configuration(runs)), "file")
-    analysis = "exploratory" if plan.name == "exploratory" else "f" * 64
-    return compare_configurations(runs, plan, declared, analysis=analysis), runs
-
-
 @pytest.fixture(scope="module")
 def demo(demo_scores, tmp_path_factory):
     """Verdict and page of the demo's scores."""
-    verdict, runs = compared(demo_scores)
+    verdict, runs = quickly_judged(demo_scores)
     folder = tmp_path_factory.mktemp("report")
     write_report(folder, verdict, runs)
     return verdict, (folder / "report.html").read_text()
 
 
 def page_of(scores, tmp_path, **changes):
-    verdict, runs = compared(scores, **changes)
+    verdict, runs = quickly_judged(scores, **changes)
     write_report(tmp_path, verdict, runs)
     return (tmp_path / "report.html").read_text()
 
@@ -140,74 +146,12 @@ def test_page_has_every_sentence_of_the_verdict(demo):
     assert all(pair.sentence in text for pair in verdict.pairs)
 
 
-def test_summary_of_the_demo_counts_what_is_decided(demo):
-    verdict, _ = demo
-    said = summary(verdict)
-    assert "Compared were 7 configurations with 12 runs on 60 cases of 60 patients, 24 of them positive" in said
-    assert "All 6 comparisons between trained configurations are undecided." in said
-    decided = sum(pair.code != "undecided" for pair in verdict.pairs if pair.metric == "score")
-    assert f"Decided, of 21 comparisons: {decided} by score" in said
-
-
-@pytest.mark.parametrize(
-    ("code", "estimate", "clause"),
-    [
-        ("better", 0.1, "By score, ce is better than focal (difference +0.100 ["),
-        ("worse", -0.1, "By score, focal is better than ce (difference +0.100 ["),
-        ("on-par", 0.0, "By score, ce is on par with focal (difference +0.000 ["),
-        ("undecided", 0.0, "By score, the one comparison between trained configurations is undecided (ce minus focal:"),
-    ],
-)
-def test_summary_words_each_code(scores, code, estimate, clause):
-    scores.arms()
-    verdict, _ = compared(scores, metrics=("score",), name="declared", margin={"score": 0.1})
-    pairs = tuple(pair.model_copy(update={"code": code, "estimate": estimate}) for pair in verdict.pairs)
-    assert clause in summary(verdict.model_copy(update={"pairs": pairs}))
-
-
-def test_notes_of_the_demo_state_its_limits(demo):
-    verdict, _ = demo
-    said = " ".join(notes(verdict))
-    assert "profile “demo”" in said
-    assert "they say nothing about the methods" in said
-    assert "Exploratory: no analysis file" in said
-    tested = sum(pair.run_level.p is not None for pair in verdict.pairs if pair.metric == "auroc")
-    assert tested < verdict.family
-    assert f"ranking of so few runs cannot show a difference after Holm over {tested}, its smallest" in said
-    assert "“New runs” are further trainings on the same training cases" in said
-
-
-def test_notes_name_missing_predictions_single_runs_and_missing_margins(scores):
-    scores.run("a", "ce", profile="modern")
-    scores.run("b", "focal", profile="modern", seed=1)
-    verdict, _ = compared(scores, name="declared")
-    first = verdict.configurations[0].model_copy(update={"missing": 2})
-    said = " ".join(notes(verdict.model_copy(update={"configurations": (first, *verdict.configurations[1:])})))
-    assert "2 missing predictions counted as likelihood 0 without candidates." in said
-    assert "ce and focal: of ce a single run was scored: how much runs vary is not known." in said
-    assert "The analysis file declares no margin" in said
-    assert "demo" not in said
-
-
-def test_notes_name_undefined_metrics(scores):
-    ids, lesions = scores.truth()
-    scores.cases = 6
-    scores.run("a", "ce", truth=(ids[:6], lesions[:6] * 0))
-    said = " ".join(notes(compared(scores)[0]))
-    assert "Undefined on this test set: AUROC (" in said
-
-
 def test_declared_analysis_gives_the_title_and_the_margin(scores, tmp_path):
     scores.arms()
     plan = Analysis(name="Losses, declared", margin={"auroc": 0.05})
     text = page_of(scores, tmp_path, name=plan.name, margin=plan.margin)
     assert "<h1>Losses, declared</h1>" in text
     assert "±0.05" in text
-
-
-def test_numbers_are_written_with_sign_and_dash():
-    assert (number(None), number(0.12345)) == ("–", "0.123")
-    assert (signed(-0.05), signed(0.05), signed(None)) == ("−0.050", "+0.050", "–")
 
 
 def test_size_matched_control_is_shown_with_its_ensemble(scores, tmp_path):
@@ -217,13 +161,6 @@ def test_size_matched_control_is_shown_with_its_ensemble(scores, tmp_path):
         scores.run(f"ce{restart}", "ce", restart=restart, quality=-2.0, seed=9 + restart, runs=(f"e{restart}",))
     text = page_of(scores, tmp_path, metrics=("score",))
     assert "ensemble-four minus its size-matched control control-ce:" in re.sub(r"\s+", " ", text)
-
-
-def test_claim_about_an_ensemble_without_control_is_noted(demo):
-    verdict, _ = demo
-    claims = [pair for pair in verdict.pairs if pair.ensemble and pair.code != "undecided"]
-    assert claims
-    assert any("No size-matched control of ensemble-four was scored" in note for note in notes(verdict))
 
 
 def test_twelve_configurations_are_drawn_as_means_with_short_p(scores, tmp_path):
@@ -250,7 +187,7 @@ def test_discordant_cases_are_listed_with_the_correct_runs(demo, demo_scores):
 
 def test_brackets_join_configurations_that_differ(scores, tmp_path):
     scores.arms(5.0, -1.0, runs=4, seeds=(0, 20))
-    verdict, runs = compared(scores, metrics=("auroc",))
+    verdict, runs = quickly_judged(scores, metrics=("auroc",))
     write_report(tmp_path, verdict, runs)
     (pair,) = verdict.pairs
     assert pair.code == "better"
@@ -288,3 +225,104 @@ def test_a_browser_shows_and_prints_figures_and_tables(demo, tmp_path):
     printed = (tmp_path / "printed.pdf").read_bytes()
     assert printed.startswith(b"%PDF")
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) >= 3
+
+
+TEMPLATES = Path(page.__file__).parent / "templates"
+
+
+@pytest.mark.parametrize("looks", [(3, 8), (2, 20)])
+def test_no_level_makes_no_comparison_of_strata_or_groups_shown(scores, tmp_path, looks):
+    scores.cases = 60
+    scores.arms(5.0, -1.0, runs=4)
+    for folder in scores.root.iterdir():
+        scores.sizes(folder, lambda case_id, number: len(case_id) + number)
+    files = {"marksheet": marksheet(scores, tmp_path)}
+    verdict, words, text = made(scores, tmp_path, f'looks = {list(looks)}\nsubgroups = ["center"]\n', **files)
+    assert min(pair.p_holm for stratum in verdict.lesion_strata.strata for pair in stratum.pairs) < 0.05
+    assert min(pair.p_holm for group in verdict.subgroups for pair in group.pairs) < 0.05
+    assert {pair.alpha for pair in verdict.pairs} == {0.0}
+    assert words.count("Last column: no look is due, so nothing is decided") == 2
+    assert "ce against focal" not in words
+    assert "is not judged: no look is due" in words
+    assert "strata of lesions is not judged" in text
+
+
+def test_templates_compare_no_p_with_a_level():
+    for path in TEMPLATES.glob("*.j2"):
+        found = re.findall(r"p_holm[^}]{0,12}(?:<|>| le | lt |\"le\")", path.read_text())
+        assert not found, path.name
+        assert not re.search(r"\| p\b(?!\()", path.read_text()), path.name  # whether it is approximate has to be said
+
+
+def test_every_approximate_p_is_marked_wherever_it_is_printed(scores, tmp_path):
+    scores.cases = 60
+    scores.arms(5.0, -1.0, runs=2)
+    for folder in scores.root.iterdir():
+        scores.sizes(folder, lambda case_id, number: len(case_id) + number)
+    text = f"alpha = 0.45\n{WHOLE}"
+    files = {"readers": readers_csv(scores, tmp_path), "marksheet": marksheet(scores, tmp_path)}
+    verdict, *_ = made(scores, tmp_path, text, **files)
+    values = json.loads(verdict.model_dump_json())
+    stand_in = 0.4173
+
+    def stamped(value, inherited=False):
+        if isinstance(value, list):
+            return [stamped(each, inherited) for each in value]
+        if not isinstance(value, dict):
+            return value
+        marked = bool(inherited or value.get("approximate") or (value.get("runs_and_cases") or {}).get("approximate"))
+        return {
+            key: stand_in
+            if marked
+            and isinstance(each, float)
+            and re.fullmatch(r"p(_holm|_inferior|_inferior_holm)?(_of_[ab])?", key)
+            else stamped(each, marked and key in ("equivalence", "non_inferiority"))
+            for key, each in value.items()
+        }
+
+    (tmp_path / "again").mkdir()
+    stamp = Verdict.model_validate(stamped(values))
+    write_report(tmp_path / "again", stamp, read_scored_runs([scores.root]))
+    tables = tmp_path / "again" / "tables"
+    printed = {
+        "page": words_of((tmp_path / "again" / "report.html").read_text()),
+        "text": (tables / "methods.md").read_text(),
+        "tex": (tables / "comparisons.tex").read_text(),
+    }
+    for name, said in printed.items():
+        marks = re.findall(r"(.{9})0\.417\b", said)
+        assert len(marks) >= {"page": 15, "text": 5, "tex": 1}[name], name
+        assert all(re.search(r"(≈|\\approx\$) ?$", mark) for mark in marks), (name, marks)
+    for path in tables.glob("*.csv"):
+        with path.open() as stream:
+            rows = list(csv.DictReader(stream))
+        if rows and {"p", "p_holm"} & rows[0].keys():
+            assert any(row["approximate"] for row in rows), path.name
+
+
+def test_a_table_of_runs_claims_nothing_of_cases(tmp_path):
+    verdict, words = table_of_runs(tmp_path, {"a": (0,), "b": (0,)}, "[margin]\nauroc = 0.05\n")
+    said = " ".join(notes(verdict))
+    assert "no margin" not in said
+    assert "The table of runs holds no cases" in said
+    assert "nothing is shown to be better or on par" in said
+    for claim in (
+        "no case’s answer differs",
+        "picai",
+        "Missing",
+        "interval for new runs",
+        "Satterthwaite",
+        "undecided",
+    ):
+        assert claim not in words
+    assert {answer(pair) for pair in verdict.pairs} == {"not asked"}
+    assert "not asked By AUROC, whether a and b differ" in words
+    assert summary(verdict).startswith("By AUROC, a against b: on this test set the runs of a rank above those of b (")
+
+
+def test_a_table_of_runs_gives_the_reason_of_what_it_cannot_compare(tmp_path):
+    verdict, words = table_of_runs(tmp_path, {"a": (0, 1), "b": (2, 3), "c": (0, 1)})
+    assert any(note.startswith("a and b; b and c: the ranking of the runs") for note in notes(verdict))
+    assert words.count("This test set: they share no fold") == 2
+    assert "2 of 3 comparisons could not be made, for the reasons below." in summary(verdict)
+    assert [answer(pair) for pair in verdict.pairs] == ["not compared", "not asked", "not compared"]

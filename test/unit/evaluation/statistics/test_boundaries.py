@@ -35,7 +35,7 @@ def test_bounds_are_those_of_ldbounds_and_gsdesign():
 @pytest.mark.parametrize(
     ("looks", "alpha"), [((2, 100), 0.05), ((2, 36), 0.05), ((2, 20), 0.005), ((2, 20), 0.01), ((3, 20), 0.001)]
 )
-def test_a_look_that_may_spend_next_to_nothing_leaves_it_to_the_next(looks, alpha):
+def test_look_with_negligible_alpha_is_skipped(looks, alpha):
     first, last = nominal_levels(looks, alpha)
     assert first < 1e-12
     assert last == pytest.approx(alpha, rel=1e-6)

@@ -1,6 +1,8 @@
 import pytest
+from report_makers import judged
 
-from evaluation.statistics.conclusions import SENTENCES, decide, sentence
+from evaluation.statistics.analysis_file import Analysis
+from evaluation.statistics.conclusions import SENTENCES, decide, leading_metric, sentence
 
 SURE = {"estimate": 0.05, "p_holm": 0.01, "alpha": 0.05, "equivalent": False}
 
@@ -56,3 +58,19 @@ def test_sentences_name_the_margin_where_one_was_declared(code, margin, equivale
 
 def test_every_code_has_a_sentence():
     assert set(SENTENCES) == {"better", "worse", "on-par", "undecided"}
+
+
+@pytest.mark.parametrize(
+    ("declared", "leading"),
+    [
+        ({}, "score"),
+        ({"primary": "ap"}, "ap"),
+        ({"margin": {"auroc": 0.1}}, "auroc"),
+        ({"margin": {"auroc": 0.1}, "primary": "ap"}, "ap"),
+        ({"margin": {"auroc": 0.1, "ap": 0.1}}, "score"),
+        ({"metrics": ("ap", "auroc")}, "ap"),
+    ],
+)
+def test_the_leading_metric_is_primary_or_has_the_only_margin(scores, declared, leading):
+    scores.arms()
+    assert leading_metric(judged(scores, Analysis(name="x", **declared))) == leading

@@ -73,7 +73,7 @@ def test_a_lesion_in_several_tiles_is_one_box_scored_over_all_of_them(mirror_axe
     assert found.scores[0] == pytest.approx(0.8 * min(1, whole / expected), rel=1e-5)
 
 
-def test_members_are_averaged_and_one_that_finds_nothing_halves_the_score():
+def test_a_member_without_a_finding_halves_the_averaged_score():
     def score(*members):
         detectors = [Detector(BrightBox(member), ANCHORS) for member in members]
         return predict_boxes(detectors, study(), patch_size=PATCH, rule=RULE).scores.tolist()

@@ -141,7 +141,7 @@ def test_noisy_or_holds_at_the_ends_of_its_range():
 
 
 @pytest.mark.parametrize("rule", ["maximum", "noisy-or", "top-k-mean"])
-def test_likelihood_is_0_without_boxes_and_never_falls_with_a_further_one(rule):
+def test_likelihood_is_0_without_boxes_and_never_falls_with_more(rule):
     random = np.random.default_rng(3)
     scores = np.empty(0)
     likelihoods = [combine_scores(scores, rule)]

@@ -66,7 +66,7 @@ def test_boxes_that_overlap_are_thinned_to_the_strongest():
 
 @pytest.mark.parametrize("part", ["logits", "deltas"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_no_number_is_said_and_not_dropped(part, value):
+def test_a_value_that_is_not_a_number_is_refused_not_dropped(part, value):
     output = saying(([1.0, 2, 3, 3, 5, 8], 0.9))
     getattr(output, part).view(-1)[7] = value
     with pytest.raises(NotFiniteError, match="member 3"):

@@ -180,7 +180,7 @@ def with_chance(kind, **changes):
 
     def change(recipe):
         steps = [
-            replace(step, chance=replace(step.chance, **changes)) if isinstance(step, kind) else step
+            replace(step, parameters=replace(step.parameters, **changes)) if isinstance(step, kind) else step
             for step in recipe.steps
         ]
         return replace(recipe, steps=tuple(steps))

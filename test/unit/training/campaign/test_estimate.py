@@ -106,7 +106,7 @@ def test_without_witnesses_a_few_steps_are_timed(campaign_file, edited_profile):
     assert 0.1 < epoch_times.epoch_s < 200
 
 
-def test_a_dry_run_says_hours_disk_and_memory_and_what_they_rest_on(campaign_file, capsys):
+def test_a_dry_run_reports_hours_disk_memory_and_their_basis(campaign_file, capsys):
     assert main(["campaign", str(campaign_file()), "--dry-run", "--device", "cpu"]) == 0
     studies, disk, memory, hours = capsys.readouterr().out.splitlines()[-4:]
     assert re.match(r"training set: 7 studies in the main memory in single precision, .* GB", studies)
@@ -115,7 +115,7 @@ def test_a_dry_run_says_hours_disk_and_memory_and_what_they_rest_on(campaign_fil
     assert re.match(r"hours: about .* for 4 runs, .* by the clock .* \(from .* timed on .*\)", hours)
 
 
-def test_nothing_missing_costs_nothing(campaign_file, write_run):
+def test_estimate_is_zero_when_no_run_is_missing(campaign_file, write_run):
     campaign = load_campaign(campaign_file())
     for planned in campaign.planned:
         write_run(planned, "finished", epochs=3)

@@ -209,7 +209,7 @@ def test_ctrl_c_ends_quietly_and_the_campaign_can_resume(campaign_file, tmp_path
     assert outcome("campaign", path, "--device", "cpu") == (0, "")
 
 
-def test_runs_of_a_campaign_write_event_files_where_the_file_asks_for_them(campaign_file, tmp_path, outcome):
+def test_runs_write_event_files_if_the_campaign_file_enables_them(campaign_file, tmp_path, outcome):
     path = campaign_file(configurations=["ce"], folds=[0], tensorboard=True)
     assert outcome("campaign", path, "--device", "cpu") == (0, "")
     assert list((tmp_path / "runs" / "ce_fold0_restart1" / "tensorboard").glob("events.*"))

@@ -65,8 +65,8 @@ def test_the_dataset_may_be_asked_for_by_its_card(campaign_file, tmp_path):
         ({"slurm": {"time_limit_minutes": 0, "setup": "exit"}}, "campaign.toml: 2 faults"),
         ({"resources": {"devices": [0, 0]}}, "devices: duplicate device"),
         ({"resources": {"workers": 3}, "workers": 2}, "workers: 2 here and 3 in resources"),
-        ({"output": None}, "campaign.toml: output is neither given here nor as --output"),
-        ({"prepared": None}, "campaign.toml: prepared is neither given here nor as --prepared"),
+        ({"output": None}, "campaign.toml: output is missing: set it here or pass --output"),
+        ({"prepared": None}, "campaign.toml: prepared is missing: set it here or pass --prepared"),
         ({"configurations": ["ce", "ce"]}, "campaign.toml: duplicate run ce_fold0_restart1"),
         ({"restarts": list(range(1001))}, "campaign.toml: 1 fault: restarts: Tuple should have at most 1000 items"),
         (

@@ -277,7 +277,7 @@ def test_arrays_are_as_large_as_the_cluster_and_the_campaign_allow(
     assert [line.partition("=")[2] for line in seen.read_text().split()] == arrays
 
 
-def test_an_array_that_is_too_large_is_answered_with_the_option_that_helps(campaign_file, commands, outcome):
+def test_an_array_that_is_too_large_is_refused_with_a_remedy(campaign_file, commands, outcome):
     rejection = 'echo "sbatch: error: Batch job submission failed: Invalid job array specification" >&2; exit 1'
     commands(sbatch=rejection, squeue="true", srun="true", scontrol="exit 1")
     _, message = outcome("campaign", campaign_file(), "--executor", "slurm")

@@ -44,7 +44,7 @@ def test_status_prints_the_progress_and_writes_the_page(campaign_file, tmp_path,
     assert (tmp_path / "runs" / "status.html").is_file()
 
 
-def test_the_status_of_somebody_elses_runs_writes_nothing(campaign_file, write_run, outcome, capsys, monkeypatch):
+def test_status_of_another_users_runs_writes_nothing(campaign_file, write_run, outcome, capsys, monkeypatch):
     path = campaign_file(configurations=["ce"], folds=[0])
     campaign = load_campaign(path)
     write_run(campaign.planned[0], "finished", epochs=3)
@@ -79,7 +79,7 @@ def test_an_edited_page_is_refused_and_kept(campaign_file, write_run, outcome, c
     mine = page.read_text().replace("</main>", "my notes</main>")
     page.write_text(mine)
     said = refusal("status", path)
-    assert f"{page}: expected nothing or a campaign's own file, found one of other origin or changed since" in said
+    assert f"{page}: expected nothing or a campaign's own file, found a file of other origin, or edited since" in said
     write_status_page(StatusMonitor(campaign).look())
     assert f"{page}: edited by hand, left unchanged" in capsys.readouterr().out
     assert page.read_text() == mine

@@ -47,7 +47,7 @@ def test_packed_runs_are_bit_identical_to_single_runs(planned, alone, tmp_path):
     assert all(read_record(tmp_path / f"packed{i}" / "run.json", RunRecord) == each for i, each in enumerate(records))
 
 
-def test_packed_runs_take_turns(planned, tmp_path):
+def test_packed_runs_are_interleaved(planned, tmp_path):
     heard = []
     told = [
         RunRequest(

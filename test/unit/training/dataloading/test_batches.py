@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from batchgeneratorsv2.transforms.utils.cropping import crop_tensor
 from refusals import refused_with
 
 from contract.errors import OncoduetError
@@ -13,7 +14,7 @@ from contract.images.volume import read_volume
 from network.memory_plan import Budget
 from training.dataloading.batches import Cut, ResidentBatches
 from training.dataloading.patch_sampling import PatchSampler
-from training.dataloading.resident_studies import ResidentStudies, resident_studies, study_sizes
+from training.dataloading.resident_studies import ResidentStudies, ResidentStudy, resident_studies, study_sizes
 from training.execution import RunRequest, execute, execute_together
 from training.nnunet.trainer import build_trainer
 from training.run_folder.folder import RunFolder
@@ -278,3 +279,29 @@ def test_batches_on_a_gpu_are_those_of_the_cpu_but_for_noise_and_rounding(prepar
         torch.testing.assert_close(ours["data"], theirs["data"].cpu(), rtol=1e-3, atol=1e-3)
         for expected, found in zip(ours["target"], theirs["target"], strict=True):
             assert (expected != found.cpu()).float().mean() < 1e-3
+
+
+def study(shape=(9, 20, 17), *, voxels=None):
+    z, y, x = np.indices(shape)
+    image = torch.from_numpy(np.stack([z, y, x])).float() + 1
+    label = torch.zeros(shape, dtype=torch.int8)
+    label[4, 10, 8] = 1
+    return ResidentStudy(image, label, voxels or {}, (1,), ((4, 10, 8), (5, 11, 9)))
+
+
+@pytest.mark.parametrize("corner", [(0, 0, 0), (3, 5, 4), (-4, -7, -2), (6, 15, 13), (9, 0, 0)])
+def test_a_cut_reaches_beyond_the_study_into_filling(corner):
+    size, given = (5, 8, 9), study()
+    image, label = torch.zeros(3, *size), torch.full(size, -1, dtype=torch.int16)
+    Cut(given, corner).into(image, label)
+    centre = [at + length // 2 for at, length in zip(corner, size, strict=True)]
+    assert torch.equal(image, crop_tensor(given.image, centre, size))
+    expected = crop_tensor(given.label[None].short(), centre, size, pad_kwargs={"value": -1})
+    assert torch.equal(label, expected[0])
+
+
+def test_a_cut_knows_whether_it_may_hold_foreground():
+    size = (5, 8, 9)
+    assert Cut(study(), (0, 3, 0)).may_hold_foreground(size)  # its last voxels are the lesion's
+    assert not Cut(study(), (0, 2, 0)).may_hold_foreground(size)
+    assert not Cut(study(), (5, 10, 8)).may_hold_foreground(size)

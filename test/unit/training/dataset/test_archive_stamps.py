@@ -64,12 +64,12 @@ def test_a_run_notices_that_its_archive_changed(dataset, archive, profile, tmp_p
     run = plan_run(dataset, configuration="ce", fold=0, restart=1, profile=str(profile))
     content = (archive / name).read_bytes()
     (archive / name).write_bytes(content + b"\0")
-    message = rf"{name}: expected the file that .*prepared was prepared from, found another; run `prepare` again"
+    message = rf"{name}: changed since .*prepared was prepared from it; run `prepare` again"
     with pytest.raises(OncoduetError, match=message):
         execute(run, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run" / "run.json").exists()
     (archive / name).unlink()
-    with refused_with(name, expected="the file that .* was prepared from", found="none"):
+    with refused_with(name, "not found, although .* was prepared from it"):
         execute(run, tmp_path / "run", device="cpu")
     (archive / name).write_bytes(content)
     assert execute(run, tmp_path / "run", device="cpu").state == "finished"

@@ -68,7 +68,7 @@ def test_boxes_hold_their_lesions_exactly(two_lesions):
     assert boxes.tolist() == [[axis.start for axis in place] + [axis.stop for axis in place] for place in found]
 
 
-def test_small_remains_at_a_patchs_edge_have_no_box_where_a_minimum_is_set(two_lesions):
+def test_lesion_remnants_below_the_minimum_size_have_no_box(two_lesions):
     instances = number_lesions(two_lesions, 2)
     patch = torch.from_numpy(instances.array[:, :13])  # of the second lesion one plane of 5 x 8 voxels
     assert len(lesion_boxes(patch, instances, minimum_voxels=40)) == 2

@@ -142,10 +142,10 @@ def test_a_missing_or_truncated_file_is_refused(tmp_path):
     ("value", "message"),
     [
         ([1.5], "expected boxes of nnDetection by name, found list"),
-        (contents([], restore=False), r"expected boxes in voxels of the original image \(restore\), found others"),
+        (contents([], restore=False), r"boxes are not in voxels of the original image \(restore\)"),
         (
             contents([], restore=np.ones(2, bool)),
-            r"expected boxes in voxels of the original image \(restore\), found o",
+            r"boxes are not in voxels of the original image \(restore\)",
         ),
         (
             contents([], original_size_of_raw_data=np.array(9)),

@@ -63,9 +63,7 @@ def test_predictions_have_the_layout_of_algorithm_batch(command, finished, fake_
     )
 
 
-def test_maps_lie_on_the_reference_grid_and_their_boxes_around_the_lesions(
-    command, fake_nndet, outcome, prepared_folder
-):
+def test_maps_are_on_the_reference_grid_with_boxes_around_the_lesions(command, fake_nndet, outcome, prepared_folder):
     output, words = command
     assert outcome(*words) == (0, "")
     archive = prepared_folder.parent / "archive"
@@ -109,7 +107,7 @@ def test_a_card_without_mirroring_predicts_no_mirrored_copies(finished, command,
     path = finished / "card.toml"
     path.write_text(path.read_text().replace("schema_version = 1", "schema_version = 1\ntest_time_mirroring = false"))
     said = refusal(*words)
-    assert "card.toml: expected the card that run.json names, found another" in said
+    assert "card.toml: does not match the hash in run.json" in said
     record = read_json(finished / "run.json")
     record["key"]["card_sha256"] = load_card(path).sha256
     write_json(finished / "run.json", record)
@@ -158,9 +156,9 @@ def test_a_small_box_gives_the_likelihood_that_the_card_asks_for(command, finish
 @pytest.mark.parametrize(
     ("trouble", "message"),
     [
-        ("stale", "100_1_boxes.pkl: expected boxes from this call of nndet_predict, found older ones"),
+        ("stale", "100_1_boxes.pkl: boxes are older than this call of nndet_predict"),
         ("missing", "100_1_boxes.pkl: boxes of the study not found after nndet_predict"),
-        ("foreign", "of_another_boxes.pkl: expected boxes of the studies to predict alone, found another's"),
+        ("foreign", "of_another_boxes.pkl: boxes of a study that is not predicted"),
         ("nothing:nndet_predict", "100_1_boxes.pkl: boxes of the study not found after nndet_predict"),
         (
             "fail:nndet_predict",
@@ -200,11 +198,11 @@ def test_a_run_of_another_engine_is_sent_to_bundle_and_batch(finished, command, 
     assert "run.json: a run of ce predicts from a bundle; " in refusal(*command[1])
 
 
-def test_a_run_that_is_not_finished_or_whose_model_was_changed_is_refused(finished, command, fake_nndet, refusal):
+def test_an_unfinished_run_or_a_changed_model_is_refused(finished, command, fake_nndet, refusal):
     model = finished / "nndetection" / "plan_inference.pkl"
     model.write_bytes(b"another")
     said = refusal(*command[1])
-    assert "plan_inference.pkl: expected the file that the run was recorded with, found another" in said
+    assert "plan_inference.pkl: does not match the hash in nndetection.json" in said
     record = read_record(finished / "run.json", RunRecord).model_copy(update={"state": "failed"})
     write_json(finished / "run.json", record.model_dump(mode="json"))
     said = refusal(*command[1])
@@ -225,7 +223,7 @@ def test_an_output_that_is_something_else_is_refused(finished, command, fake_nnd
     batch = read_json(output / "batch.json")
     (output / "batch.json").write_text(json.dumps(batch | {"parents": {"run": "0"}}))
     said = refusal(*words)
-    assert "batch.json: expected a folder that was begun with the same run, found another's predictions" in said
+    assert "batch.json: folder was begun with another run; give another output" in said
 
 
 def test_two_predictions_do_not_fill_one_folder(command, fake_nndet, outcome):
@@ -262,7 +260,7 @@ def test_a_file_of_the_users_with_the_locks_name_is_refused(command, fake_nndet,
     assert (output / ".lock").read_text() == "mine"
 
 
-def test_what_a_killed_prediction_left_at_work_is_taken_away(command, fake_nndet, outcome, refusal):
+def test_work_folder_of_a_killed_prediction_is_removed(command, fake_nndet, outcome, refusal):
     output, words = command
     output.mkdir()
     with scratch(output / "nndetection", COMMAND):

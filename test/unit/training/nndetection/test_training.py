@@ -100,7 +100,7 @@ def test_a_configuration_cannot_change_what_the_adapter_decides(planned, name, t
         planned(str(path))
 
 
-def test_channels_and_numbered_lesions_lie_on_the_study_grid(tmp_path, prepared_folder, write_study):
+def test_channels_and_numbered_lesions_are_on_the_study_grid(tmp_path, prepared_folder, write_study):
     card = load_prepared(prepared_folder).card
     write_study(tmp_path / "archive", "7_1", kind=1, lesion=True, label_value=3)
     label = tmp_path / "archive" / "labels" / "7_1.nii.gz"

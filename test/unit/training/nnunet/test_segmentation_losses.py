@@ -134,7 +134,7 @@ def test_the_focal_term_of_ce_focal_differs_from_the_focal_loss():
 
 
 @pytest.mark.parametrize("classes", [3, 6])
-def test_another_class_leaves_the_focal_loss_of_the_other_voxels_as_it_was(classes):
+def test_a_further_class_does_not_change_other_voxels_focal_loss(classes):
     """Alpha is not divided by its sum; only the smoothing notices that there are more classes."""
     two = torch.tensor([0.3, -0.2], dtype=torch.float64).view(1, 2, 1, 1, 1)
     impossible = torch.full((1, classes - 2, 1, 1, 1), -1e3, dtype=torch.float64)

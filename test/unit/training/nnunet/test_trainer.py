@@ -110,7 +110,7 @@ def test_what_the_resident_loader_cannot_do_is_refused(trainer):
     built = trainer()
     built.initialize()
     built.is_cascaded = True
-    with pytest.raises(OncoduetError, match=r'expected a dataset without cascade.*loader = "nnunet"'):
+    with pytest.raises(OncoduetError, match=r'supports neither cascades .*loader = "nnunet"'):
         built.get_dataloaders()
 
 

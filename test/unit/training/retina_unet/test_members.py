@@ -56,7 +56,7 @@ def test_a_detector_without_its_anchors_or_with_others_is_refused(runs, tmp_path
     values = read_json(anchors)
     write_json(anchors, {**values, "sizes_voxels_zyx": values["sizes_voxels_zyx"][::-1]})
     message = refusal("bundle", "--runs", runs, "--output", tmp_path / "model.tar.gz")
-    assert "anchors.json: expected the anchors that run.json names, found another" in message
+    assert "anchors.json: does not match the hash in run.json" in message
     anchors.unlink()
     message = refusal("bundle", "--runs", runs, "--output", tmp_path / "model.tar.gz")
     assert "anchors.json: file not found in a run folder" in message

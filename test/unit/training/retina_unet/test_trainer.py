@@ -112,7 +112,7 @@ def test_a_fold_without_training_lesion_is_refused(write_study, profile, tmp_pat
 
 
 @pytest.mark.parametrize("epochs", [2, 5])
-def test_a_killed_run_resumes_to_the_same_bits_in_the_averaged_epochs_too(
+def test_a_run_killed_in_its_averaged_epochs_resumes_to_the_same_bits(
     planned, long_profile, averaging, tmp_path, epochs, kill_after
 ):
     run = planned(averaging, profile=long_profile)
@@ -243,7 +243,7 @@ def test_boxes_of_an_unseen_easy_study_overlap_its_lesion(planned, profile, prep
         assert iou(torch.from_numpy(found.boxes[:1]), torch.from_numpy(study.lesions)).max() >= 0.3
 
 
-def test_numbers_that_do_not_fit_are_refused_before_any_study_is_numbered(prepared_folder):
+def test_lesion_numbers_beyond_memory_are_refused_before_numbering(prepared_folder):
     ids = ["100_1", "101_1"]
     studies = ResidentStudies(prepared_folder, torch.device("cpu"), torch.float32)
     studies.load(ids)

@@ -15,6 +15,7 @@ from training.dataset.prepared import load_prepared
 from training.execution import RunOptions, execute
 from training.run import plan_run
 from training.run_folder.folder import RunFolder
+from training.validation import checkpoint_selection
 from training.validation.checkpoint_selection import OPTIMISM, best
 
 
@@ -118,9 +119,25 @@ def test_kept_weights_survive_a_kill_and_the_choice_resumes(chosen, planned, tmp
         with pytest.raises(RuntimeError, match="python -m algorithm batch, called to choose a checkpoint, failed: "):
             execute(run, folder.path, device="cpu")
     assert read_record(folder.record, RunRecord).state == "failed"
+    predicted, predict = [], checkpoint_selection.predict_studies
+
+    def predict_once(*runs, **options) -> None:
+        if len(predicted) == 1:
+            raise KeyboardInterrupt
+        predicted.append(runs)
+        predict(*runs, **options)
+
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(checkpoint_selection, "predict_studies", predict_once)
+        execute(run, folder.path, device="cpu", resume=True)
+    monkeypatch.setattr(
+        checkpoint_selection, "predict_studies", lambda *a, **b: predicted.append(a) or predict(*a, **b)
+    )
     steps = []
     record = execute(run, folder.path, device="cpu", resume=True, on_iteration=steps.append)
     assert steps == []  # the training was over; only the choice was left
+    assert len(predicted) == 2  # each epoch once
+    assert not folder.work.exists()
     assert record.weights_sha256 == read_record(whole.record, RunRecord).weights_sha256
     first, second = (read_record(each.selection, SelectionRecord) for each in (folder, whole))
     assert first.checkpoints == second.checkpoints
@@ -156,7 +173,7 @@ def test_a_study_that_cannot_be_predicted_is_named(planned, tmp_path, copied):
         if epoch.epoch == 2:
             spoilt.write_bytes(spoilt.read_bytes()[:50])
 
-    with refused_with(f"{spoilt.name}", expected="the file that .* was prepared from", found="anoth"):
+    with refused_with(spoilt.name, "changed since .* was prepared from it"):
         execute(run, tmp_path / "run", device="cpu", on_epoch=spoil)
 
 

@@ -28,8 +28,8 @@ def test_a_card_of_two_stages_asks_for_the_localisation_of_the_same_fold(tmp_pat
     with pytest.raises(OncoduetError) as caught:
         find_localisation(card, key_of(card), folder, localisation, purpose=f"{folder.path} cannot predict")
     assert str(caught.value) == (
-        f"{localisation or tmp_path / 'runs'}: expected a finished localisation run of fold 2 and the same card, "
-        f"without which {folder.path} cannot predict, found no such run; --localisation names one"
+        f"{localisation or tmp_path / 'runs'}: no finished localisation run of fold 2 and the same card, "
+        f"without which {folder.path} cannot predict; --localisation names one"
     )
 
 

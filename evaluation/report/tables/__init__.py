@@ -1,0 +1,1 @@
+"""The report's tables as files, and the footnotes of its page."""

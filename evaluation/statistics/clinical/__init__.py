@@ -1,0 +1,1 @@
+"""Clinical use of a configuration: operating points, calibration, net benefit."""

@@ -1,0 +1,1 @@
+"""Configurations compared with human readers."""

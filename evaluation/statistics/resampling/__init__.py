@@ -1,0 +1,1 @@
+"""Permutations of runs and of cases, and resampled patients."""

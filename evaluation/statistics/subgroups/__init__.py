@@ -1,0 +1,1 @@
+"""Differences within and between subgroups of cases and strata of lesions."""
