@@ -9,8 +9,8 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from batchgenerators.utilities.file_and_folder_operations import load_pickle, write_pickle
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from nnunetv2.training.dataloading import data_loader
+from refusals import refused_with
 
-from contract.errors import OncoduetError
 from training.dataset.nnunet_folders import batches_on_one_thread, nnunet_folders
 from training.dataset.prepared import load_prepared
 from training.nnunet.trainer import EpochLog, FocusedCases, build_trainer, seed_generators
@@ -106,11 +106,11 @@ def test_an_epochs_batches_follow_from_the_seed_and_the_epoch(trainer):
     assert not torch.equal(early, validation)
 
 
-def test_what_the_resident_loader_cannot_do_is_refused(trainer):
+def test_what_studies_in_memory_cannot_do_is_refused(trainer):
     built = trainer()
     built.initialize()
     built.is_cascaded = True
-    with pytest.raises(OncoduetError, match=r'supports neither cascades .*loader = "nnunet"'):
+    with refused_with(problem='support neither cascades .*loader = "nnunet"'):
         built.get_dataloaders()
 
 
