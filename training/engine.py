@@ -22,6 +22,7 @@ from contract.records import CheckpointPolicy, Epoch, RunRecord
 from contract.schema import named_toml, parse_toml
 from network.device import Device, Kind, choose_device
 from training.configuration import CONFIGURATIONS, Configuration
+from training.dataloading.training_set import PLACES, Place
 from training.run_folder.folder import RunFolder
 from training.run_identity import RunIdentity
 
@@ -78,6 +79,8 @@ class Workplace:
 
     folder: RunFolder
     device: Kind
+    training_set: Place = "device"
+    """Where the training set is kept."""
     archive: Path | None = None
     """Current folder of the archive, if it was moved since ``prepare``."""
     earlier_s: tuple[float, float] = (0.0, 0.0)
@@ -107,6 +110,8 @@ class Engine(ABC):
     archive_need: str | None = None
     """Why ``run`` needs the archive, for messages. None: training reads only the preprocessed studies; ``run`` checks
     them first, and a campaign holds them in memory for all processes."""
+    places: tuple[Place, ...] = PLACES
+    """Where the training set may be kept."""
     own_bytes_per_voxel: int = 0
     """Memory that each process of a campaign takes per voxel of the preprocessed studies, besides what all share."""
     chosen_files: tuple[str, ...] = ()

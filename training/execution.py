@@ -23,9 +23,11 @@ from contract.records import (
     write_record,
 )
 from network.device import Device, Kind, choose_device, free_device_memory, memory_or_refuse, require_same_device
+from training.dataloading.training_set import Place
 from training.dataset.archive_stamps import reachable_archive, recorded_archive, unchanged_archive
 from training.engine import Workplace
 from training.interleaving import Steps, interleave, run_to_end
+from training.memory_bill import begun_with, choose_training_set
 from training.run import Run, existing_record, made_files
 from training.run_folder.folder import RunFolder, says
 from training.run_folder.lock import work_lock
@@ -48,6 +50,8 @@ class RunOptions:
     """Current folder of the archive, if it was moved since ``prepare``."""
     localisation: Path | None = None
     """Finished run of stage 1 for the choice by detection; None: one of the same fold next to the run."""
+    training_set: Place | None = None
+    """Where a campaign has decided to keep the training set; None: each run decides."""
 
 
 def execute(
@@ -58,14 +62,15 @@ def execute(
     resume: bool = False,
     wait: bool = False,
     options: RunOptions = RunOptions(),
+    on_start: Callable[[str], None] = lambda _: None,
     on_iteration: Callable[[int], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> RunRecord:
     """Make a run, or the rest of it, or nothing when it is finished already.
 
     Raises ``OncoduetError``: the folder holds another run, or this one on other data; the archive has changed since it
-    was prepared; another process works on it; ``resume`` without a checkpoint; the disk is full; the training diverges;
-    the checkpoint cannot be chosen by detection.
+    was prepared; another process works on it; ``resume`` without a checkpoint; the disk is full; network or training
+    set do not fit into memory; the training diverges; the checkpoint cannot be chosen by detection.
 
     Parameters
     ----------
@@ -75,10 +80,12 @@ def execute(
         Require a checkpoint to resume from.
     wait
         Wait for another process that works on the run, instead of raising.
+    on_start
+        Called with a line that says where the training set is kept, before it is read.
     on_iteration, on_epoch
         Called with the number of steps done in all, and with each epoch when it ends.
     """
-    request = RunRequest(run, output, on_iteration=on_iteration, on_epoch=on_epoch)
+    request = RunRequest(run, output, on_start=on_start, on_iteration=on_iteration, on_epoch=on_epoch)
     return run_to_end(_steps(request, device=choose_device(device).kind, resume=resume, wait=wait, options=options))
 
 
@@ -88,6 +95,8 @@ class RunRequest:
 
     run: Run
     output: Path
+    on_start: Callable[[str], None] = lambda _: None
+    """Called with a line that says where the training set is kept."""
     on_iteration: Callable[[int], None] = lambda _: None
     """Called with the number of steps done in all."""
     on_epoch: Callable[[Epoch], None] = lambda _: None
@@ -120,7 +129,8 @@ def execute_together(
         raise OncoduetError(doubled[0], "folder of two runs; each run needs its own")
     where = choose_device(device).kind
     going = {
-        number: _steps(request, device=where, resume=resume, options=options) for number, request in enumerate(requests)
+        number: _steps(request, device=where, resume=resume, packed=len(requests), options=options)
+        for number, request in enumerate(requests)
     }
     ended: dict[int, RunRecord | Exception] = {}
     try:
@@ -177,15 +187,29 @@ def execute_with_progress(
             resume=resume,
             wait=wait,
             options=options,
+            on_start=lambda line: console.print(line, soft_wrap=True, markup=False),
             on_iteration=lambda done: progress.update(bar, completed=done),
             on_epoch=on_epoch,
         )
 
 
+@dataclass(frozen=True)
+class _Where:
+    """Where a run computes, and where its training set is; None for engines that read it themselves."""
+
+    device: Kind
+    training_set: Place | None = None
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        """As its record says it."""
+        return {"device": self.device, "training_set": self.training_set}
+
+
 def _steps(
-    request: RunRequest, *, device: Kind, resume: bool, wait: bool = False, options: RunOptions
+    request: RunRequest, *, device: Kind, resume: bool, wait: bool = False, packed: int = 1, options: RunOptions
 ) -> Steps[RunRecord]:
-    """Make a run in steps, with its lock, folder and log."""
+    """Make a run in steps, with its lock, folder and log; ``packed`` runs share the process."""
     run, folder = request.run, RunFolder(request.output)
     require_apart(folder.path, prepared=run.prepared.folder, archive=options.archive or recorded_archive(run.prepared))
     existing = existing_record(run, folder, resume=resume and not wait)
@@ -200,24 +224,34 @@ def _steps(
             _clear_work(run, folder)
             logger.info("%s: finished already, nothing to do", folder.path)
             return existing
+        begun = None
         if existing is not None and run.checkpoints(folder).files():
             require_same_device(str(folder.path), begun=str(existing.hardware.get("device", device)), now=device)
+            begun = begun_with(existing, run, device)
         if need := run.engine.archive_need or (NEED if run.keep == "detection" else None):
             reachable_archive(run.prepared, options.archive, purpose=need)  # known now, not after a thousand epochs
         else:
             unchanged_archive(run.prepared, archive=options.archive)
+        where, said = _Where(device), ""
         if run.engine.archive_need is None:
             run.prepared.require_recorded([*run.fold.train, *run.fold.validation])
+            chosen = choose_training_set(
+                run, str(folder.path), device, packed=packed, begun=begun, given=options.training_set
+            )
+            where, said = _Where(device, chosen.place), str(chosen)
+            request.on_start(said)
         folder.sweep()
         if existing is None or existing.state == "planned":  # from here on the folder is known as this run's
-            write_record(folder.record, run.record(state="running", device=device))
+            write_record(folder.record, run.record(state="running", **where.noted))
         folder.claim(run.engine.written(folder))
         for path, made in made_files(run, folder).items():
             if not says(path, made):
                 with folder.writing(path) as partial:
                     write_text(partial, made) if isinstance(made, str) else write_json(partial, made)
         with open_log(folder.log) as log:
-            making = _make(request, folder, device=device, existing=existing, options=options)
+            with log.context():
+                logger.info("%s", said or f"{run.engine.title} reads the training set itself")
+            making = _make(request, folder, where=where, existing=existing, options=options)
             record = yield from interleave(making, log.context)
         _clear_work(run, folder)
         return record
@@ -236,7 +270,7 @@ def _make(
     request: RunRequest,
     folder: RunFolder,
     *,
-    device: Kind,
+    where: "_Where",
     existing: RunRecord | None,
     options: RunOptions,
 ) -> Steps[RunRecord]:
@@ -246,20 +280,20 @@ def _make(
     if existing is not None:
         progress.update(epochs=existing.epochs, wall_s=existing.wall_s, cpu_s=existing.cpu_s)
     try:
-        write_record(folder.record, run.record(state="running", device=device, **progress))
-        with memory_or_refuse(f"{folder.path}: on {device}", remedy=_LEANER):
-            record = yield from _make_model(request, folder, device=device, progress=progress, options=options)
+        write_record(folder.record, run.record(state="running", **where.noted, **progress))
+        with memory_or_refuse(f"{folder.path}: on {where.device}", remedy=_LEANER):
+            record = yield from _make_model(request, folder, where=where, progress=progress, options=options)
         write_record(folder.record, record)
     except Exception:
         logger.exception("failed")
         with suppress(OncoduetError):  # the disk may be full; run.json then says how far it was before
-            write_record(folder.record, run.record(state="failed", device=device, **progress))
+            write_record(folder.record, run.record(state="failed", **where.noted, **progress))
         raise
     return record
 
 
 def _make_model(
-    request: RunRequest, folder: RunFolder, *, device: Kind, progress: dict[str, Any], options: RunOptions
+    request: RunRequest, folder: RunFolder, *, where: "_Where", progress: dict[str, Any], options: RunOptions
 ) -> Steps[RunRecord]:
     """Train by the engine and choose the weights; ``progress`` is kept up to date."""
     from network.weights import load_weights, save_weights, tensors_sha256  # noqa: PLC0415
@@ -270,20 +304,28 @@ def _make_model(
 
     def note(epochs: Sequence[Epoch], wall_s: float, cpu_s: float) -> None:
         progress.update(epochs=epochs, wall_s=wall_s, cpu_s=cpu_s)
-        write_record(folder.record, run.record(state="running", device=device, **progress))
+        write_record(folder.record, run.record(state="running", **where.noted, **progress))
         if epochs and options.tensorboard:
             curves.add(epochs)
         if epochs:
             request.on_epoch(epochs[-1])
 
     earlier_s = progress.get("wall_s", 0.0), progress.get("cpu_s", 0.0)
-    place = Workplace(folder, device, options.archive, earlier_s, request.on_iteration, note)
+    place = Workplace(
+        folder,
+        where.device,
+        where.training_set or "device",
+        archive=options.archive,
+        earlier_s=earlier_s,
+        on_iteration=request.on_iteration,
+        on_progress=note,
+    )
     with closing(curves):
         trained = yield from run.engine.steps(run, place)
     weights = trained.weights
     more_parents = {what: sha256_file(path) for what, path in run.files_before_weights(folder).items()}
     if run.keep == "detection":
-        chosen = select(run, folder, device=device, archive=options.archive, localisation=options.localisation)
+        chosen = select(run, folder, device=where.device, archive=options.archive, localisation=options.localisation)
         weights = load_weights(chosen)
         more_parents["selection"] = sha256_file(folder.selection)
     more_parents |= run.engine.finish(run, place, weights)
@@ -292,7 +334,7 @@ def _make_model(
             save_weights(partial, weights)
     return run.record(
         state="finished",
-        device=device,
+        **where.noted,
         epochs=trained.epochs,
         wall_s=trained.wall_s,
         cpu_s=trained.cpu_s,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from contract.card import Card
 from contract.errors import OncoduetError
@@ -21,6 +21,12 @@ PROFILES = Path(__file__).parent / "profiles"
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[Count, Count, Count]
+
+
+Loader = Annotated[
+    Literal["auto", "device", "host", "nnunet"], BeforeValidator(lambda said: "device" if said == "resident" else said)
+]
+"""The older word for ``device`` is ``resident``."""
 
 
 class Stage(Frozen):
@@ -63,10 +69,13 @@ class Profile(Frozen):
     foreground_focus: Literal["any", "lesion"] = "any"
     """Class on which such patches are centred: any of the study's classes with equal chance, as by nnU-Net, or the
     lesion where the study has one. They differ for cards with organs in addition to the lesion."""
-    loader: Literal["resident", "nnunet"] = "resident"
-    """Where batches are made. ``resident``: studies are in the device's memory, and patches are cut and augmented there
-    (``training.dataloading``). ``nnunet``: nnU-Net's own loader, in this process. The distribution of patches is the
-    same, single patches are not."""
+    loader: Loader = "auto"
+    """Where the training set is kept and batches are made (``training.dataloading.training_set``). ``auto``: the first
+    of the others that fits. The distribution of patches is the same, single patches are not."""
+    loader_processes: Annotated[int, Field(ge=0, le=256)] | None = None
+    """Worker processes of nnU-Net's loader for training patches, and half as many for validation; 0: this process makes
+    them. The number has no influence on the result. None: nnUNet_n_proc_DA if that is set; else on a GPU 12, at most
+    one per core, and on the CPU 0."""
     checkpoint: Literal["best", "final", "detection", "card"]
     """How the weights are chosen. ``best``: by the moving average of the pseudo Dice on the validation fold.
     ``detection``: by the ranking score on the validation fold's studies, see
@@ -81,8 +90,12 @@ class Profile(Frozen):
 
     @property
     def sha256(self) -> str:
-        """Hash of what the profile says; comments and layout of the file do not count."""
-        return sha256_json(self.model_dump(mode="json"))
+        """Hash of what the profile says and results depend on; comments and layout of the file do not count.
+
+        Where ``auto`` keeps the training set is part of a run's record; here both words are the older one.
+        """
+        said = self.model_dump(mode="json", exclude={"loader_processes"})
+        return sha256_json(said | {"loader": "resident" if self.loader in ("auto", "device") else self.loader})
 
     def checkpoint_for(self, card: Card) -> CheckpointPolicy:
         """Which weights a run keeps.

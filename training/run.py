@@ -13,6 +13,7 @@ from typing import Any, Literal
 from contract.errors import OncoduetError, UsageError
 from contract.outputs import require_folder
 from contract.records import CheckpointPolicy, Epoch, RunKey, RunRecord, TrainingStudiesRecord, read_record
+from training.dataloading.training_set import Place
 from training.dataset.prepared import Prepared
 from training.engine import Engine, engine_named, load_configuration
 from training.profile import load_profile
@@ -59,6 +60,7 @@ class Run(RunIdentity):
         *,
         state: Literal["planned", "running", "finished", "failed"],
         device: str = "cpu",
+        training_set: Place | None = None,
         epochs: Sequence[Epoch] = (),
         wall_s: float = 0.0,
         cpu_s: float = 0.0,
@@ -74,7 +76,10 @@ class Run(RunIdentity):
             data_licence=self.prepared.record.data_licence,
             checkpoint=self.keep,
             versions={**environment.versions(), **more_versions},
-            hardware=environment.hardware(device, self.profile.threads),
+            hardware={
+                **environment.hardware(device, self.profile.threads),
+                **({} if training_set is None else {"training_set": training_set}),
+            },
             torch=environment.torch_build() if state != "planned" else {},
             container=environment.container(),
             command_line=environment.command_line(),

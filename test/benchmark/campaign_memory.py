@@ -2,7 +2,7 @@
 
 With ``--configuration retina-unet`` for a network that finds boxes; ``--plans`` takes some of the plans below.
 
-The numbers in ``training/campaign/estimate.py`` rest on this. Each plan trains a few steps in a forked process, as a
+The numbers in ``training/memory_bill.py`` rest on this. Each plan trains a few steps in a forked process, as a
 campaign's runs do; what counts is how far its resident set grows beyond what it was at the fork.
 """
 
@@ -21,9 +21,9 @@ import torch
 
 import training.nnunet.trainer  # noqa: F401 - before the fork, as in a campaign
 from network.memory_plan import held_bytes
-from training.campaign.estimate import _PROCESS, needs, numbers_bytes, training_set_bytes
 from training.dataset.prepared import Prepared, load_prepared
 from training.execution import execute
+from training.memory_bill import bills
 from training.profile import PlanEdits
 from training.run import Run, plan_run
 
@@ -50,7 +50,8 @@ def main() -> None:
     ratios = []
     for name in options.plans:
         run = planned(prepared, name, options.configuration)
-        expected = _PROCESS + training_set_bytes(run) + numbers_bytes(run) + needs(run).on_cpu
+        bill = bills([run], "cpu")[0]
+        expected = bill.images + bill.step_host
         grown = growth(run)
         ratios.append(expected / grown)
         print(

@@ -16,7 +16,7 @@ def test_both_sides_train_on_the_same_studies_for_the_same_steps(benchmark: Modu
     bench = benchmark.Bench(tmp_path, benchmark.Length(warm_up=1, timed=2), "cpu", "demo")
     bench.write(load_prepared(bench.prepare(cases=5)))
     profile = load_profile(bench.own_profile)
-    assert (profile.epochs, profile.iterations_per_epoch, profile.loader) == (1, 3, "resident")
+    assert (profile.epochs, profile.iterations_per_epoch, profile.loader) == (1, 3, "device")
     assert profile.plan == load_profile("demo").plan
     stock = bench.stock()
     assert 0 < stock.cost.wall_s < stock.whole.wall_s

@@ -226,7 +226,7 @@ def write_profile(target: Path, source: Path, *, steps: int, validation: int = 1
         "validation_iterations_per_epoch": validation,
         "checkpoint_every_epochs": 1000,
         "checkpoint": '"final"',
-        "loader": '"resident"',
+        "loader": '"device"',
     }
     begin, table, rest = source.read_text(encoding="utf-8").partition("\n[")
     kept = [line for line in begin.splitlines() if line.partition("=")[0].strip() not in wanted]

@@ -7,15 +7,10 @@ succeed is refused before its first iteration.
 Runs of an engine without epochs are not counted: upstream nnDetection plans its own networks, whose cost has not been
 measured.
 
-Memory on the CPU was calibrated on the resident set of training processes (``test/benchmark/campaign_memory.py``):
-seven plans of 4 to 32 features, patches of 8 × 16 × 16 to 24 × 128 × 128, batches of 1 to 4. None needed more than is
-estimated here; where the estimate is above 500 MB it is at most 1.6 times what was needed.
-The largest of them was measured with nnU-Net's loader only. For networks that find boxes the estimate was 0.98 to
-1.43 times what four of these plans needed.
+What trainings take in memory is reckoned in :mod:`training.memory_bill`.
 """
 
 import itertools
-import math
 import multiprocessing
 import os
 import platform
@@ -28,16 +23,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from contract.errors import OncoduetError
-from contract.files.reading import read_json
 from contract.process.signals import children_that_end_with_us, leave_last_word_to_parent
-from network.plans import full_resolution
 from training.campaign.devices import CudaDevice, see_only
+from training.campaign.memory_estimate import MemoryEstimate, estimate_memory, estimate_memory_elsewhere
 from training.campaign.plan import Campaign
 from training.campaign.status import CampaignStatus, Progress, clock, hours
 from training.execution import execute
+from training.memory_bill import needs
 from training.run import Run
 
 GB = 10**9
@@ -46,50 +40,9 @@ PROBE_S = 15.0
 VALIDATION_STEP = 1 / 3
 """Duration of a validation step, in training steps: it has no backward pass."""
 
-_FLOAT, _HALF, _LABEL = 4, 2, 2
-_CHECKPOINTS = 3
-"""Checkpoints on disk at a time: the two that are kept and the one that is being written."""
-_BYTES_PER_EPOCH = 1000
-"""Bytes of ``run.json`` and log per epoch."""
-_PROCESS = 75 * 10**6
-"""Memory of a forked process with any plan: pages written to, and the libraries' own buffers."""
-_IMPORTS = 600 * 10**6
-"""Memory of a process that was not forked, after its imports."""
-_PARAMETER_COPIES = 4
-"""Copies of the parameters: weights, gradients, momentum, and one for a checkpoint."""
-_CPU_FEATURES = 4.5
-"""Floats in memory per element of the convolutions' feature maps."""
-_CUDA_BYTES = 8e9 / (2 * 560e6)
-"""Bytes per element of the feature maps: nnU-Net's planner assumes 8 GB for 560 million elements in each of two
-patches."""
-
 
 RunKind = tuple[str, str]
 """Engine and stage: networks and data differ between these only."""
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What one run takes, in bytes."""
-
-    weights: int
-    checkpoint: int
-    kept: int
-    """Weights on disk until detection has chosen among them."""
-    log: int
-    on_cpu: int
-    """Memory of network, gradients and activations in training."""
-    on_cuda: int
-
-    @property
-    def disk_when_finished(self) -> int:
-        """What stays in its folder."""
-        return self.weights + self.log
-
-    @property
-    def disk_at_work(self) -> int:
-        """What its checkpoints take in addition."""
-        return _CHECKPOINTS * self.checkpoint + self.kept
 
 
 @dataclass(frozen=True)
@@ -124,10 +77,8 @@ class CostEstimate:
     finished_each: int
     disk: int
     disk_free: int
-    memory: int
-    memory_free: int | None
-    """Free memory in bytes; None: not known."""
-    memory_source: str
+    memory: MemoryEstimate | None
+    """None where nothing is missing."""
     at_once: int
     uncounted: tuple[str, ...] = ()
     """Engines of the missing runs whose costs are not known, one per run."""
@@ -140,23 +91,24 @@ class CostEstimate:
                 expected=f"{_size(self.disk)} of free disk for {self.missing} runs",
                 found=_size(self.disk_free),
             )
-        if self.memory_free is not None and self.memory > self.memory_free:
+        memory = self.memory
+        if memory is not None and memory.free is not None and memory.needed > memory.free:
             raise OncoduetError(
                 campaign.path,
-                expected=f"{_size(self.memory)} of memory for {self.at_once} runs at a time",
-                found=(
-                    f"{_size(self.memory_free)} ({self.memory_source}); fewer resources.workers or "
-                    "resources.packed need less"
-                ),
+                expected=f"{_size(memory.needed)} of memory for {self.at_once} runs at a time",
+                found=f"{_size(memory.free)} ({memory.source}); {memory.remedy}",
             )
 
     def lines(self) -> list[str]:
-        """For the console: disk, memory, and what was not counted."""
-        free = "" if self.memory_free is None else f"; {_size(self.memory_free)} there ({self.memory_source})"
+        """For the console: training sets, disk, memory, and what was not counted."""
+        memory = self.memory
+        free = "" if memory is None or memory.free is None else f"; {_size(memory.free)} there ({memory.source})"
+        needed = 0 if memory is None else memory.needed
         return [
+            *(() if memory is None else memory.lines),
             f"disk: {_size(self.finished_each)} per finished run, at most {_size(self.disk)} on the way; "
             f"{_size(self.disk_free)} free",
-            f"memory: at most {_size(self.memory)} for {self.at_once} runs at a time{free}",
+            f"memory: at most {_size(needed)} for {self.at_once} runs at a time{free}",
             *(
                 f"not counted: {_runs(count)} of {title}, whose costs are unknown"
                 for title, count in Counter(self.uncounted).items()
@@ -166,97 +118,30 @@ class CostEstimate:
 
 def estimate_costs(campaign: Campaign, status: CampaignStatus, capacity: Capacity) -> CostEstimate:
     """What the missing runs need, and what is available."""
-    from network.memory_plan import held_bytes, memory_budget  # noqa: PLC0415
-
     missing, uncounted = _missing(status)
-    need = {kind: needs(run) for kind, run in _by_kind(missing).items()}
+    runs = list(_by_kind(missing).values())
+    need = {_kind(run): needs(run) for run in runs}
     of = [need[_kind(progress.planned.run)] for progress in missing]
     at_once = min(len(missing), capacity.processes * capacity.packed)
     disk = sum(each.disk_when_finished for each in of) + at_once * max((each.disk_at_work for each in of), default=0)
-    on_cuda = bool(capacity.devices)
-    kinds = _by_kind(missing).values()
-    resident = max((training_set_bytes(run, on_cuda=on_cuda) for run in kinds), default=0)
-    numbers = max((numbers_bytes(run) for run in kinds), default=0)
-    packed, processes = min(capacity.packed, max(1, len(missing))), min(len(missing), capacity.processes)
-    on_device = packed * max((each.on_cuda for each in of), default=0) + resident + numbers
-    on_host = _PROCESS + numbers + packed * max((each.on_cpu for each in of), default=0)
-    if capacity.elsewhere:
-        memory, free, source = _IMPORTS + on_host + resident, capacity.memory_gb, "slurm.memory_gb"
-        memory_free = None if free is None else round(free * GB)
-        at_once = packed
-    elif capacity.devices:
-        memory, source = on_device, f"the GPU {capacity.devices[0].name}"
-        memory_free = min(device.free_bytes for device in capacity.devices)
-        at_once = packed
-    else:
-        budget = memory_budget()
-        memory = processes * on_host + resident  # read before the processes are forked
-        memory_free, source = budget.total - held_bytes(), budget.source
+    packed, processes = min(capacity.packed, len(missing)), min(len(missing), capacity.processes)
+    memory = None
+    if missing and capacity.elsewhere:
+        memory = estimate_memory_elsewhere(
+            runs, packed=packed, memory_gb=capacity.memory_gb, on_gpu=campaign.file.slurm.gpus_per_run > 0
+        )
+    elif missing:
+        named = campaign.file.resources.devices is not None
+        memory = estimate_memory(runs, packed=packed, processes=processes, devices=capacity.devices, are_named=named)
     return CostEstimate(
         missing=len(missing),
         finished_each=max((each.disk_when_finished for each in of), default=0),
         disk=disk,
         disk_free=shutil.disk_usage(_existing(campaign.output)).free,
-        memory=memory if missing else 0,
-        memory_free=memory_free,
-        memory_source=source,
-        at_once=at_once,
+        memory=memory,
+        at_once=packed if capacity.elsewhere or capacity.devices else at_once,
         uncounted=tuple(progress.planned.run.engine.title for progress in uncounted),
     )
-
-
-def needs(run: Run) -> Needs:
-    """What a run of this plan takes. The network is built without memory for its weights.
-
-    Raises ``OncoduetError``: a network that finds boxes has a patch that is no multiple of its strides.
-    """
-    import torch  # noqa: PLC0415
-
-    with torch.device("meta"):
-        network, per_patch = run.engine.network(run)
-    elements = per_patch * full_resolution(run.plans).batch_size
-    unique = {id(parameter): parameter.numel() for parameter in network.parameters()}
-    parameters = sum(unique.values())
-    copies = 3 if run.keep == "best" else 2  # weights, momentum, and the best weights so far
-    kept = run.profile.epochs // run.profile.keep_every_epochs + 1 if run.keep == "detection" else 0
-    return Needs(
-        weights=_FLOAT * parameters,
-        checkpoint=copies * _FLOAT * parameters,
-        kept=kept * _FLOAT * parameters,
-        log=_BYTES_PER_EPOCH * run.profile.epochs,
-        on_cpu=round(_FLOAT * (_PARAMETER_COPIES * parameters + _CPU_FEATURES * elements)),
-        on_cuda=round(_PARAMETER_COPIES * _FLOAT * parameters + _CUDA_BYTES * elements),
-    )
-
-
-def training_set_bytes(run: Run, *, on_cuda: bool = False) -> int:
-    """The preprocessed studies in the memory of the device, as far as a process keeps them there.
-
-    The resident loader keeps all of them, on a GPU in half precision; nnU-Net's own reads patches from files.
-    """
-    if run.profile.loader == "nnunet":
-        return 0
-    prepared = run.prepared
-    per_voxel = _LABEL + len(prepared.dataset["channel_names"]) * (_HALF if on_cuda else _FLOAT)
-    return round(_training_voxels(run) * per_voxel)
-
-
-def numbers_bytes(run: Run) -> int:
-    """The numbered lesions of the same studies, which each process keeps for itself where a network finds boxes."""
-    own = run.engine.own_bytes_per_voxel
-    return round(_training_voxels(run) * own) if own else 0
-
-
-def _training_voxels(run: Run) -> float:
-    """Voxels of all preprocessed studies, known from the fingerprint and the plan."""
-    prepared = run.prepared
-    fingerprint: dict[str, Any] = read_json(prepared.folder / "dataset_fingerprint.json")
-    target_mm = full_resolution(prepared.plans).spacing
-    voxels: float = sum(
-        math.prod(shape) * math.prod(spacing) / math.prod(target_mm)
-        for shape, spacing in zip(fingerprint["shapes_after_crop"], fingerprint["spacings"], strict=True)
-    )
-    return voxels
 
 
 def epoch_times(status: CampaignStatus, capacity: Capacity) -> dict[RunKind, EpochTime | None]:

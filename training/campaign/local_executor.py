@@ -9,13 +9,14 @@ or on what runs in parallel.
 import multiprocessing
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from rich.console import Console
 
+from contract.records import Stage
 from network.device import Device
 from training.campaign.console import Display
 from training.campaign.devices import chosen_devices, see_only
@@ -23,9 +24,13 @@ from training.campaign.estimate import Capacity, estimate_costs
 from training.campaign.plan import Campaign, PlannedRun, campaign_lock
 from training.campaign.status import ExecutorMessage, StatusMonitor
 from training.campaign.worker import Ended, Stepped, make_pack, raise_for
+from training.dataloading.training_set import Place, home
 from training.run import Run
 
 REFRESH_S = 0.25
+
+Places = Mapping[tuple[int | None, Stage], Place]
+"""Where training sets are kept, by device and stage."""
 
 
 @dataclass(frozen=True)
@@ -66,35 +71,46 @@ def make_locally(campaign: Campaign, *, console: Console, device: Device) -> Non
     capacity = local_capacity(campaign, device)
     monitor = StatusMonitor(campaign)
     status = monitor.look()
-    estimate_costs(campaign, status, capacity).refuse_if_short(campaign)
+    costs = estimate_costs(campaign, status, capacity)
+    costs.refuse_if_short(campaign)
+    places = {} if costs.memory is None else costs.memory.places
+    if costs.memory is not None:
+        for line in costs.memory.lines:
+            console.print(line, soft_wrap=True)
+        capacity = replace(capacity, devices=costs.memory.devices)
     with campaign_lock(campaign.output):
         missing = [run.planned.run for run in status.runs if run.state != "finished"]
-        held = [] if capacity.devices else _read_studies(missing)
+        held = _read_studies(missing, places)
         with Display(monitor, console) as display:
-            ended = _Workshop(campaign, capacity, monitor, display).make()
+            ended = _Workshop(campaign, capacity, places, monitor, display).make()
         del held
     raise_for(campaign, ended)
 
 
-def _read_studies(runs: Sequence[Run]) -> list[object]:
-    """The runs' studies in memory: every process that is forked while they are held shares them."""
-    import torch  # noqa: PLC0415
-
+def _read_studies(runs: Sequence[Run], places: Places) -> list[object]:
+    """The runs' studies in the main memory, where they are kept there: processes that are forked now share them."""
     from training.dataloading.resident_studies import resident_studies  # noqa: PLC0415
 
-    cpu = torch.device("cpu")
+    wanted = {
+        (stage, *home(place, "cpu" if device is None else "cuda"))
+        for (device, stage), place in places.items()
+        if place != "nnunet"
+    }
     return [
-        resident_studies(run.prepared.folder, [*run.fold.train, *run.fold.validation], device=cpu)
+        resident_studies(run.prepared.folder, [*run.fold.train, *run.fold.validation], device=device, dtype=dtype)
         for run in runs
-        if run.profile.loader == "resident" and run.engine.archive_need is None
+        for stage, device, dtype in wanted
+        if device.type == "cpu" and run.configuration.stage == stage and run.engine.archive_need is None
     ]
 
 
 class _Workshop:
     """The processes, and what they have reported."""
 
-    def __init__(self, campaign: Campaign, capacity: Capacity, monitor: StatusMonitor, display: Display) -> None:
-        self.capacity, self.display = capacity, display
+    def __init__(
+        self, campaign: Campaign, capacity: Capacity, places: Places, monitor: StatusMonitor, display: Display
+    ) -> None:
+        self.capacity, self.places, self.display = capacity, places, display
         self.free: list[int | None] = [each.index for each in capacity.devices] or [None] * capacity.processes
         runs = monitor.look().runs
         self.waiting = [run.planned for run in runs if run.state != "finished"]
@@ -121,9 +137,10 @@ class _Workshop:
     def _start(self, device: int | None) -> None:
         pack = _pack(self.waiting, self.capacity.packed)
         self.waiting = [planned for planned in self.waiting if planned not in pack]
+        place = self.places.get((device, pack[0].run.configuration.stage))
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(pack, device, theirs, [ours, *self.workers]))
+        process = context.Process(target=_work, args=(pack, device, place, theirs, [ours, *self.workers]))
         process.start()
         theirs.close()
         self.workers[ours] = Worker(pack, process, device)
@@ -166,7 +183,13 @@ def _pack(waiting: Sequence[PlannedRun], packed: int) -> tuple[PlannedRun, ...]:
     return tuple([planned for planned in waiting if planned.run.configuration.stage == stage][:packed])
 
 
-def _work(pack: Sequence[PlannedRun], device: int | None, events: Connection, others: Sequence[Connection]) -> None:
+def _work(
+    pack: Sequence[PlannedRun],
+    device: int | None,
+    place: Place | None,
+    events: Connection,
+    others: Sequence[Connection],
+) -> None:
     """The forked process: make a pack of runs and report progress to the parent."""
     for connection in others:
         connection.close()
@@ -180,7 +203,7 @@ def _work(pack: Sequence[PlannedRun], device: int | None, events: Connection, ot
             os._exit(1)  # the parent is gone: stop; the checkpoint remains for the next campaign
 
     try:
-        make_pack(pack, device="cpu" if device is None else "cuda", tell=tell)
+        make_pack(pack, device="cpu" if device is None else "cuda", training_set=place, tell=tell)
     finally:
         events.close()
         os._exit(0)

@@ -4,7 +4,7 @@ A failing run ends none of the others; its error is passed on as text, since the
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from contract.errors import OncoduetError
 from contract.records import RunRecord
@@ -12,6 +12,7 @@ from contract.text import one_line
 from network.device import Device
 from training.campaign.plan import Campaign, PlannedRun
 from training.campaign.status import ExecutorMessage
+from training.dataloading.training_set import Place
 from training.execution import RunRequest, execute_together
 
 
@@ -37,11 +38,19 @@ class Ended:
         return ExecutorMessage("failed", message=self.message) if self.message else ExecutorMessage()
 
 
-def make_pack(pack: Sequence[PlannedRun], *, device: Device, tell: Callable[[Stepped | Ended], None]) -> list[Ended]:
+def make_pack(
+    pack: Sequence[PlannedRun],
+    *,
+    device: Device,
+    training_set: Place | None = None,
+    tell: Callable[[Stepped | Ended], None],
+) -> list[Ended]:
     """Make some runs of a campaign in this process, or the rest of them, or nothing where they are finished.
 
     Parameters
     ----------
+    training_set
+        Where it is kept; None: the runs decide.
     tell
         Receives a :class:`Stepped` after each step, and an :class:`Ended` when a run ends.
     """
@@ -59,7 +68,8 @@ def make_pack(pack: Sequence[PlannedRun], *, device: Device, tell: Callable[[Ste
             on_end=on_end,
         )
 
-    execute_together([request(planned) for planned in pack], device=device, options=pack[0].spec.options)
+    options = replace(pack[0].spec.options, training_set=training_set)
+    execute_together([request(planned) for planned in pack], device=device, options=options)
     return [ended[planned.name] for planned in pack]
 
 

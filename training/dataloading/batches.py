@@ -1,6 +1,11 @@
-"""Batches from resident studies: what nnU-Net's loader with its worker processes is for, without either."""
+"""Batches from resident studies: what nnU-Net's loader with its worker processes is for, without either.
 
-from collections.abc import Sequence
+Studies that do not fit into a GPU's memory are in the main memory, in half precision. Patches are then cut there into
+page-locked buffers, brought to the GPU by copies for which the host does not wait, and augmented on the GPU: the next
+batch is cut while the GPU computes on this one.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +74,8 @@ class ResidentBatches:
         Where patches are cut.
     foreground
         Fraction of a batch's patches, its last ones, that are centred on foreground.
+    device
+        Where patches are augmented; None: where the studies are.
     """
 
     def __init__(
@@ -80,12 +87,15 @@ class ResidentBatches:
         sampler: PatchSampler,
         batch_size: int,
         foreground: float,
+        device: torch.device | None = None,
     ) -> None:
+        self.device = device or studies.device
         self.studies, self.case_ids = studies, list(case_ids)
         self.recipe, self.sampler = recipe, sampler
         self.batch_size = batch_size
         self.unforced = round(batch_size * (1 - foreground))
-        self.channels = len(studies.by_id[self.case_ids[0]].image)
+        image = studies.by_id[self.case_ids[0]].image
+        self.channels, self.dtype = len(image), image.dtype
         self.seed([0])
 
     def seed(self, entropy: Sequence[int]) -> None:
@@ -120,14 +130,12 @@ class ResidentBatches:
             cuts.append(
                 Cut(study, self.sampler.lower_corner(study.shape, study.voxels, forced=forced, uniform=numbers))
             )
-        patches = self._empty(self.batch_size, self.sampler.patch)
         rows, matrices = self.recipe.spatial.draw(spatial) if self.recipe.spatial else (np.empty(0, int), None)
         turned = set(rows.tolist())
         # What is neither rotated nor scaled is cut from the middle of the box.
         margin = [box // 2 - patch // 2 for box, patch in zip(self.sampler.box, self.sampler.patch, strict=True)]
-        for number, cut in enumerate(cuts):
-            if number not in turned:
-                cut.moved(margin).into(patches.image[number], patches.label[number])
+        straight = {number: cut.moved(margin) for number, cut in enumerate(cuts) if number not in turned}
+        patches = self._filled(self.batch_size, self.sampler.patch, straight)
         if matrices is not None and len(rows):
             self._turn(patches, [cuts[row] for row in rows], rows.tolist(), matrices)
         return patches
@@ -143,9 +151,7 @@ class ResidentBatches:
             chosen = [number for number, each in enumerate(holding) if each == held]
             if not chosen:
                 continue
-            boxes = self._empty(len(chosen), self.sampler.box)
-            for place, number in enumerate(chosen):
-                cuts[number].into(boxes.image[place], boxes.label[place])
+            boxes = self._filled(len(chosen), self.sampler.box, {at: cuts[row] for at, row in enumerate(chosen)})
             grid = spatial.grid(matrices[chosen], source=self.sampler.box, patch=self.sampler.patch, like=patches.image)
             if held:
                 if isinstance(self.studies, InstanceStudies):
@@ -160,9 +166,19 @@ class ResidentBatches:
                 patches.image[rows[number]] = images[place]
                 patches.label[rows[number]] = labels[place]
 
-    def _empty(self, number: int, size: Size) -> Patches:
-        device = self.studies.device
-        return Patches(
-            torch.zeros((number, self.channels, *size), device=device),
-            torch.full((number, *size), OUTSIDE, dtype=torch.int16, device=device),
+    def _filled(self, count: int, size: Size, cuts: Mapping[int, Cut]) -> Patches:
+        """Patches on the device, with what is cut for some of them; the others are empty."""
+        crosses = self.studies.device.type != self.device.type
+        image = torch.zeros(
+            (count, self.channels, *size),
+            dtype=self.dtype if crosses else torch.float32,
+            device=self.studies.device,
+            pin_memory=crosses,
         )
+        label = torch.full((count, *size), OUTSIDE, dtype=torch.int16, device=self.studies.device, pin_memory=crosses)
+        for number, cut in cuts.items():
+            cut.into(image[number], label[number])
+        if crosses:  # torch keeps the buffers until they are copied
+            image = image.to(self.device, non_blocking=True).float()
+            label = label.to(self.device, non_blocking=True)
+        return Patches(image, label)

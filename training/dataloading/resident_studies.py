@@ -2,6 +2,7 @@
 
 What they will take is known from the files' headers, and compared with what is free, before any voxel is read. On a GPU
 images are kept in half precision, which is what its convolutions compute in; patches are augmented in single precision.
+Where they are kept is decided in :mod:`training.dataloading.training_set`.
 """
 
 import logging
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from contract.errors import OncoduetError
+from contract.files.reading import read_json
 from contract.images.volume import LabelArray
 from network.memory_plan import GB, Budget, gpu_bytes_left, held_bytes, memory_budget
 from training.augmentation.patches import Size
@@ -24,7 +26,6 @@ from training.dataset.preprocessed import IMAGE, LABEL, class_voxels, open_array
 
 SHARE = 0.9
 """Fraction of the free memory that the studies may take; the rest is for networks and patches."""
-_LABEL_BYTES = 2
 _VOXEL_SHRINKAGE = 3 * 2 / (4 * 8)
 """Size of a position in memory, three numbers of 2 bytes, relative to that in nnU-Net's files, four of 8 bytes."""
 
@@ -53,6 +54,42 @@ class ResidentStudy:
         return depth, height, width
 
 
+@dataclass(frozen=True)
+class StudySizes:
+    """What preprocessed studies take in memory."""
+
+    studies: int
+    voxels: int
+    values: int
+    """Of images: voxels times channels."""
+    labels: int
+    """Bytes of the labels, of which each voxel takes one where the dataset has no more classes than that holds."""
+    places: int
+    """Bytes of the voxels that patches are centred on, in the main memory whatever the device."""
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> int:
+        """Bytes in a device's memory, with images of this precision."""
+        return self.values * dtype.itemsize + self.labels + (self.places if device.type == "cpu" else 0)
+
+
+def study_sizes(folder: Path, case_ids: Iterable[str]) -> StudySizes:
+    """Sizes of a prepared dataset's studies, by the headers of their files.
+
+    Raises ``OncoduetError``: a file is missing or damaged.
+    """
+    studies = voxels = values = 0
+    places = 0.0
+    classes = len(read_json(folder / "dataset.json")["labels"])
+    each_label = 1 if classes - 1 <= np.iinfo(np.int8).max else 2
+    for case_id in case_ids:
+        image, _, properties = case_files(folder, case_id)
+        shape = open_array(image, IMAGE).shape
+        size = math.prod(shape[1:])
+        studies, voxels, values = studies + 1, voxels + size, values + shape[0] * size
+        places += properties.stat().st_size * _VOXEL_SHRINKAGE
+    return StudySizes(studies, voxels, values, voxels * each_label, round(places))
+
+
 @dataclass(eq=False)
 class ResidentStudies:
     """Studies of one prepared dataset on one device."""
@@ -75,7 +112,7 @@ class ResidentStudies:
         missing = sorted(set(case_ids) - set(self.by_id))
         if not missing:
             return
-        need, (share, source) = self._bytes(missing), self.room(budget)
+        need, (share, source) = study_sizes(self.folder, missing).on(self.device, self.dtype), self.room(budget)
         if need > share:
             raise OncoduetError(
                 self.folder,
@@ -87,15 +124,6 @@ class ResidentStudies:
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()  # other runs read them in streams of their own
         logger.info("%s: %d studies on %s, %.3g GB", self.folder, len(missing), self.device, need / GB)
-
-    def _bytes(self, case_ids: Sequence[str]) -> int:
-        total = 0.0
-        for case_id in case_ids:
-            image, _, properties = case_files(self.folder, case_id)
-            shape = open_array(image, IMAGE).shape
-            total += math.prod(shape) * self.dtype.itemsize + math.prod(shape[1:]) * _LABEL_BYTES
-            total += properties.stat().st_size * _VOXEL_SHRINKAGE
-        return round(total)
 
     def room(self, budget: Budget | None = None) -> tuple[float, str]:
         """Bytes that studies may still take on the device, and who says so; ``budget`` as in :meth:`load`."""
@@ -149,6 +177,12 @@ def resident_studies(
     studies.load(case_ids)
     _of_process[key] = studies
     return studies
+
+
+def missing_studies(folder: Path, case_ids: Iterable[str], *, device: torch.device, dtype: torch.dtype) -> list[str]:
+    """Those of these studies that no run of this process has loaded."""
+    studies = _of_process.get((folder.resolve(), device, dtype))
+    return [case_id for case_id in case_ids if studies is None or case_id not in studies.by_id]
 
 
 def read_preprocessed_label(folder: Path, case_id: str) -> LabelArray:

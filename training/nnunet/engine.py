@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 from contract.records import CheckpointPolicy
 from network.device import Kind
 from training.configuration import SegmentationConfiguration
+from training.dataloading.training_set import Place
 from training.engine import Engine, Trained, Workplace
 from training.run_folder.folder import RunFolder
 from training.run_identity import RunIdentity
@@ -24,18 +25,23 @@ class NnUNetEngine(Engine):
         """Train; see :func:`training.nnunet.trainer.steps`."""
         from training.nnunet import trainer  # noqa: PLC0415 - takes seconds to import
 
-        task = self.task(run, place.folder, place.device)
+        task = self.task(run, place.folder, place.device, training_set=place.training_set)
         return trainer.steps(task, on_iteration=place.on_iteration, on_epoch=place.on_progress)
 
-    def task(self, run: RunIdentity, folder: RunFolder, device: Kind) -> "trainer.Task":
+    def task(
+        self, run: RunIdentity, folder: RunFolder, device: Kind, *, training_set: Place = "device"
+    ) -> "trainer.Task":
         """What the trainer is asked to do."""
         from training.nnunet import trainer  # noqa: PLC0415
 
         loss = cast(SegmentationConfiguration, run.configuration).loss
-        return trainer.Task(**common_of_tasks(run, folder, device, keep=self.keep(run)), loss=loss)
+        common = common_of_tasks(run, folder, device, training_set=training_set, keep=self.keep(run))
+        return trainer.Task(**common, loss=loss)
 
 
-def common_of_tasks(run: RunIdentity, folder: RunFolder, device: Kind, *, keep: CheckpointPolicy) -> dict[str, Any]:
+def common_of_tasks(
+    run: RunIdentity, folder: RunFolder, device: Kind, *, training_set: Place, keep: CheckpointPolicy
+) -> dict[str, Any]:
     """What each task of nnU-Net's trainer says, for any network and loss."""
     return {
         "name": str(folder.path),
@@ -49,6 +55,7 @@ def common_of_tasks(run: RunIdentity, folder: RunFolder, device: Kind, *, keep: 
         "keep": keep,
         "seed": run.key.seed,
         "device": device,
+        "training_set": training_set,
         "checkpoints": run.checkpoints(folder),
         "folder": folder,
     }

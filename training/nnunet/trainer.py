@@ -1,9 +1,9 @@
 """nnU-Net's trainer, run in this process: its augmentation, batches, schedule and deep supervision, our loss.
 
-What is changed on purpose: every random number comes from the run's seed (nnU-Net seeds nothing); batches are made in
-this process; checkpoints are complete or absent; neither the final validation (the evaluation scores the runs) nor a
-progress picture is made. The generators are reseeded at each epoch's start, so that a run that resumes from a
-checkpoint is bit-identical to an uninterrupted one.
+What is changed on purpose: every random number comes from the run's seed (nnU-Net seeds nothing); where the studies fit
+into memory, batches are made in this process; checkpoints are complete or absent; neither the final validation (the
+evaluation scores the runs) nor a progress picture is made. The generators are reseeded at each epoch's start, so that a
+run that resumes from a checkpoint is bit-identical to an uninterrupted one.
 """
 
 import logging
@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +42,7 @@ from training.dataloading.batches import ResidentBatches
 from training.dataloading.instance_studies import InstanceStudies
 from training.dataloading.patch_sampling import PatchSampler
 from training.dataloading.resident_studies import ResidentStudies, resident_studies
+from training.dataloading.training_set import Place, home
 from training.dataset.nnunet_folders import batches_on_one_thread, nnunet_folders
 from training.dataset.prepared import case_files
 from training.dataset.preprocessed import IMAGE, LABEL, class_voxels, open_array
@@ -48,6 +50,7 @@ from training.engine import Trained
 from training.interleaving import Clock, Steps, interleave
 from training.nnunet.process_state import ProcessState
 from training.nnunet.segmentation_losses import build_loss
+from training.nnunet.worker_batches import WorkerBatches, processes_of, shared_at_most
 from training.profile import Profile
 from training.run_folder.checkpoints import Checkpoint, Checkpoints
 from training.run_folder.folder import RunFolder
@@ -80,6 +83,7 @@ class Task:
     keep: CheckpointPolicy
     seed: int
     device: Literal["cpu", "cuda"]
+    training_set: Place  # where it is kept
     checkpoints: Checkpoints
     folder: RunFolder
 
@@ -178,6 +182,9 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         self.initial_lr = profile.learning_rate
         self.weight_decay = profile.weight_decay
         self.oversample_foreground_percent = profile.foreground_oversampling
+        self.loader_processes = 0
+        if task.training_set == "nnunet":
+            self.loader_processes = processes_of(profile.loader_processes, task.device)
 
     def steps(self) -> Steps[None]:
         """All remaining epochs, as in nnU-Net; yields after each batch."""
@@ -244,14 +251,14 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         return list(self.task.train), list(self.task.validation)
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """Batches for training and validation, by the profile's loader."""
-        if self.task.profile.loader == "nnunet":
-            return super().get_dataloaders()  # type: ignore[no-any-return]
+        """Batches for training and validation, from where the training set is kept."""
+        if self.task.training_set == "nnunet":
+            return self._nnunets_batches()
         labels = self.label_manager
         if self.is_cascaded or labels.has_ignore_label or labels.has_regions:
             raise OncoduetError(
                 self.task.name,
-                "the resident loader supports neither cascades nor ignored labels nor regions; "
+                "studies in memory support neither cascades nor ignored labels nor regions; "
                 'loader = "nnunet" in the profile does',
             )
         patch = _size(self.configuration_manager.patch_size)
@@ -271,14 +278,44 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
                 sampler=PatchSampler(_size(box), patch, focus=focus),
                 batch_size=self.batch_size,
                 foreground=self.oversample_foreground_percent,
+                device=self.device,
             )
 
         return batches(self.task.train, training, initial), batches(self.task.validation, validation, patch)
 
+    def _nnunets_batches(self) -> tuple[WorkerBatches, WorkerBatches]:
+        """nnU-Net's own batches; within ``nnunet_folders`` it starts no processes itself."""
+        voxels = self.batch_size * math.prod(self.configuration_manager.patch_size)
+        batch_bytes = voxels * (4 * self.num_input_channels + 2 * 2)  # float32, int16 in all resolutions
+        processes = shared_at_most(self.loader_processes, batch_bytes)
+        logger.info("nnU-Net's loader: %d processes", processes)
+
+        def repeatable(batches: Any, purpose: str, *, per_epoch: int, processes: int) -> WorkerBatches:
+            return WorkerBatches(
+                batches,
+                partial(seed_generators, self.task.seed),
+                purpose=purpose,
+                per_epoch=per_epoch,
+                processes=processes,
+                pinned=self.device.type == "cuda",
+            )
+
+        training, validation = super().get_dataloaders()
+        return (
+            repeatable(training, "training", per_epoch=self.num_iterations_per_epoch, processes=processes),
+            repeatable(
+                validation,
+                "validation",
+                per_epoch=self.num_val_iterations_per_epoch,
+                processes=math.ceil(processes / 2),
+            ),
+        )
+
     def studies(self) -> ResidentStudies | InstanceStudies:
-        """The fold's studies in the device's memory."""
+        """The fold's studies in memory."""
         task = self.task
-        return resident_studies(task.prepared, [*task.train, *task.validation], device=torch.device(task.device))
+        device, dtype = home(task.training_set, task.device)
+        return resident_studies(task.prepared, [*task.train, *task.validation], device=device, dtype=dtype)
 
     def get_tr_and_val_datasets(self) -> tuple["FocusedCases", "FocusedCases"]:
         """Training and validation studies."""
@@ -294,6 +331,8 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         for loader, purpose in ((self.dataloader_train, "training"), (self.dataloader_val, "validation")):
             if isinstance(loader, ResidentBatches):
                 loader.seed(entropy(self.task.seed, f"{moment} {purpose}"))
+            elif isinstance(loader, WorkerBatches):
+                loader.begin(self.current_epoch)
         super().on_epoch_start()
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -387,7 +426,8 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         if self.grad_scaler is not None:
             self.grad_scaler.load_state_dict(state["grad_scaler"])
         self._best_ema = state["best_ema"]
-        self.best_weights = state["best_weights"]
+        best = state["best_weights"]
+        self.best_weights = None if best is None else {name: tensor.cpu() for name, tensor in best.items()}
         self.logger.load_checkpoint(state["log"])
         self.earlier_wall_s, self.earlier_cpu_s = state["wall_s"], state["cpu_s"]
 

@@ -53,7 +53,8 @@ def search(
     searched = []
     for case_id in case_ids:
         study = studies.by_id[case_id]
-        found = find_boxes([detector], study.image.float(), patch_size=patch_size)
+        image = study.image.to(detector.anchors[0].device).float()
+        found = find_boxes([detector], image, patch_size=patch_size)
         lesions = lesion_boxes(study.label, studies.instances[case_id]).cpu().numpy().astype(np.float64)
         searched.append(SearchedStudy(found, lesions))
     return searched

@@ -9,6 +9,7 @@ from contract.files.reading import sha256_file
 from contract.records import read_record, write_record
 from network.device import Kind
 from training.configuration import DetectorConfiguration
+from training.dataloading.training_set import Place
 from training.engine import Engine, Trained, Workplace
 from training.nnunet.engine import common_of_tasks
 from training.run_folder.folder import RunFolder
@@ -28,6 +29,8 @@ class RetinaUNetEngine(Engine):
     title = "Retina U-Net"
     configuration = DetectorConfiguration
     mark = "anchors"
+    places = ("device", "host")
+    """nnU-Net's loader knows no lesion numbers."""
     own_bytes_per_voxel = 2
     """Bytes of the lesions' numbers."""
     chosen_files = ("box_rule",)
@@ -41,7 +44,7 @@ class RetinaUNetEngine(Engine):
         from training.retina_unet import trainer  # noqa: PLC0415 - takes seconds to import
 
         self.plan_anchors(run, place.folder)
-        task = self.task(run, place.folder, place.device)
+        task = self.task(run, place.folder, place.device, training_set=place.training_set)
         return trainer.steps(task, on_iteration=place.on_iteration, on_epoch=place.on_progress)
 
     def finish(
@@ -53,7 +56,8 @@ class RetinaUNetEngine(Engine):
         assert weights is not None
         path = box_rule_file(place.folder)
         with place.folder.writing(path) as partial:
-            write_record(partial, trainer.sweep_box_rule(self.task(run, place.folder, place.device), weights))
+            task = self.task(run, place.folder, place.device, training_set=place.training_set)
+            write_record(partial, trainer.sweep_box_rule(task, weights))
         return {"box_rule": sha256_file(path)}
 
     def network(self, run: RunIdentity) -> "tuple[torch.nn.Module, int]":
@@ -78,14 +82,16 @@ class RetinaUNetEngine(Engine):
         """Anchors and rule."""
         return {"anchors": anchors_file(folder), "box_rule": box_rule_file(folder)}
 
-    def task(self, run: RunIdentity, folder: RunFolder, device: Kind) -> "trainer.DetectorTask":
+    def task(
+        self, run: RunIdentity, folder: RunFolder, device: Kind, *, training_set: Place = "device"
+    ) -> "trainer.DetectorTask":
         """What the trainer is asked to do; the anchors are planned."""
         from network.detection.anchors import AnchorPlan  # noqa: PLC0415
         from training.retina_unet import trainer  # noqa: PLC0415
 
         shape = cast(DetectorConfiguration, run.configuration)
         anchors = read_record(anchors_file(folder), AnchorPlan)
-        common = common_of_tasks(run, folder, device, keep=self.keep(run))
+        common = common_of_tasks(run, folder, device, training_set=training_set, keep=self.keep(run))
         return trainer.DetectorTask(**common, loss=(), anchors=anchors, shape=shape)
 
     def plan_anchors(self, run: RunIdentity, folder: RunFolder) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from contract.errors import OncoduetError
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
 from network.detection.clustering import BoxPostprocessing
 from network.detection.inference import Detector
@@ -24,6 +23,7 @@ from network.preprocessing import patch_size_zyx
 from training.configuration import DetectorConfiguration
 from training.dataloading.instance_studies import InstanceStudies, numbered_studies
 from training.dataloading.resident_studies import ResidentStudies, resident_studies
+from training.dataloading.training_set import home
 from training.dataset.lesion_instances import labels_of, lesion_boxes
 from training.engine import Trained
 from training.interleaving import Steps
@@ -48,12 +48,6 @@ class DetectorTask(nnunet.Task):
 
 def steps(task: DetectorTask, *, on_iteration: OnIteration, on_epoch: OnEpoch) -> Steps[Trained]:
     """Train one Retina U-Net; see :func:`training.nnunet.trainer.steps`."""
-    if task.profile.loader != "resident":
-        raise OncoduetError(
-            task.name,
-            expected="the resident loader for a configuration that finds boxes",
-            found=f'loader = "{task.profile.loader}" in the profile {task.profile.name}',
-        )
     return nnunet.steps(task, on_iteration=on_iteration, on_epoch=on_epoch, kind=DetectorTrainer)
 
 
@@ -66,7 +60,8 @@ def sweep_box_rule(task: DetectorTask, weights: Weights) -> BoxPostprocessing:
     patch_size = patch_size_zyx(task.plans)
     anchors = anchors_of_patch(task.anchors, level_strides(task.plans), patch_size, device=device)
     detector = Detector(network.eval().to(device), anchors)
-    resident = resident_studies(task.prepared, task.validation, device=device)
+    where, precision = home(task.training_set, task.device)
+    resident = resident_studies(task.prepared, task.validation, device=where, dtype=precision)
     studies = numbered_studies(resident, task.validation, lesion_class=task.lesion_index)
     return best_postprocessing(search(detector, studies, task.validation, patch_size=patch_size))
 

@@ -13,10 +13,10 @@ from workload import Workload
 from contract.errors import OncoduetError
 from network.device import free_device_memory
 from network.memory_plan import GB, Budget
-from training.campaign.estimate import needs, training_set_bytes
 from training.dataloading.resident_studies import ResidentStudies
 from training.dataset.prepared import Prepared, load_prepared
 from training.execution import execute
+from training.memory_bill import bills
 from training.run import Run, plan_run
 
 SHARES = {"half of the need": 0.5, "a third more than the need": 1.33}
@@ -29,10 +29,12 @@ def measure(workload: Workload) -> Iterator[dict[str, Any]]:
         yield {"free": "none", "outcome": _refusal(prepared)}
         return
     profile = workload.edited_profile(
-        workload.profile("cspca-rsna2022"), "short", epochs=1, iterations_per_epoch=2, validation_iterations_per_epoch=1
-    )
+        workload.profile("cspca-rsna2022"), "short", epochs=1, iterations_per_epoch=2,
+        validation_iterations_per_epoch=1, loader="device",
+    )  # fmt: skip
     run = plan_run(prepared, configuration="ce-dice", fold=0, restart=1, profile=str(profile))
-    need = needs(run).on_cuda + training_set_bytes(run, on_cuda=True)
+    (bill,) = bills([run], "cuda")
+    need = bill.device
     outcomes = {}
     for number, (name, share) in enumerate(SHARES.items()):
         free = round(share * need)

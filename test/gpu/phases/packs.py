@@ -6,8 +6,8 @@ from typing import Any
 from trainers import Bench, Length
 from workload import TOY, Workload
 
-from training.campaign.estimate import needs, training_set_bytes
 from training.dataset.prepared import load_prepared
+from training.memory_bill import bills
 from training.run import plan_run
 
 PACKS = (1, 2, 4, 8)
@@ -24,14 +24,13 @@ def measure(workload: Workload) -> Iterator[dict[str, Any]]:
         bench = Bench(folder, length, workload.device, str(profile))
         bench.write(prepared)
         run = plan_run(prepared, configuration="ce-dice", fold=0, restart=1, profile=str(bench.own_profile))
-        on_gpu = workload.device == "cuda"
-        need = needs(run).on_cuda if on_gpu else needs(run).on_cpu
         for runs in (1, 2) if workload.toy else PACKS:
             cost = bench.packed(runs).cost
+            (bill,) = bills([run], workload.device, packed=runs)
             yield {
                 "plan": name,
                 "packed": runs,
                 "steps_per_s": round(cost.steps / cost.wall_s, 3),
                 "peak_gb": round(cost.peak_mb / 1000, 2),
-                "estimated_gb": round((runs * need + training_set_bytes(run, on_cuda=on_gpu)) / 1e9, 2),
+                "estimated_gb": round((bill.device or bill.host) / 1e9, 2),
             }

@@ -31,8 +31,9 @@ def test_a_run_prints_device_and_epochs_on_stdout_only(arguments, capsys):
     assert main(arguments()) == 0
     said = capsys.readouterr()
     assert said.err == ""
-    device, *lines = said.out.splitlines()
+    device, studies, *lines = said.out.splitlines()
     assert re.fullmatch(r"device: cpu, .+, torch .+ \(as asked for.*\)", device)
+    assert re.fullmatch(r"training set: 7 studies in the main memory in single precision, .+ GB", studies)
     assert [line.split(":")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
     assert re.search(r"loss \d\.\d{4}, validation \d\.\d{4}, ", lines[0])
     assert main(arguments()) == 0

@@ -24,8 +24,9 @@ def test_other_text_names_no_holder(tmp_path, text):
     assert holder_in_words(text) == text
 
 
-@pytest.mark.parametrize("text", ["", this_process()])
-def test_nothing_and_a_holder_are_a_lock(tmp_path, text):
+@pytest.mark.parametrize("write", [lambda: "", this_process], ids=["nothing", "a holder"])
+def test_nothing_and_a_holder_are_a_lock(tmp_path, write):
+    text = write()
     (tmp_path / ".lock").write_text(text)
     assert names_holder(text) and is_work_lock(tmp_path / ".lock")
 

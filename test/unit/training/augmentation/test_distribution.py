@@ -30,13 +30,14 @@ def loaders(tmp_path_factory, planned):
 
     def build(loader, patch=(8, 16, 16)):
         run = planned()
-        task = run.engine.task(run, RunFolder(work / "run"), "cpu")
+        place = "nnunet" if loader == "nnunet" else "device"
+        task = run.engine.task(run, RunFolder(work / "run"), "cpu", training_set=place)
         task.plans["configurations"]["3d_fullres"]["patch_size"] = list(patch)
-        built = build_trainer(replace(task, profile=task.profile.model_copy(update={"loader": loader})))
+        built = build_trainer(task)
         with nnunet_folders(raw=work, preprocessed=work, results=work, loader_processes=0):
             built.initialize()
             training, _ = built.get_dataloaders()
-        return training
+        return training.batches if loader == "nnunet" else training
 
     return build
 

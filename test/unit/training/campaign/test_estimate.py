@@ -9,18 +9,10 @@ from programs import python
 
 from training.__main__ import main
 from training.campaign import load_campaign
-from training.campaign.estimate import (
-    Capacity,
-    epoch_times,
-    estimate_costs,
-    hours_line,
-    needs,
-    numbers_bytes,
-    probe,
-    training_set_bytes,
-)
+from training.campaign.estimate import Capacity, epoch_times, estimate_costs, hours_line, probe
 from training.campaign.status import StatusMonitor
 from training.execution import execute
+from training.memory_bill import bills, needs
 
 CPU = Capacity(processes=2, packed=1)
 
@@ -40,28 +32,16 @@ def test_the_weights_take_what_was_expected(campaign_file, tmp_path):
     assert needs(run).checkpoint == 2 * needs(run).weights  # keeps the final weights: network and momentum
 
 
-def test_a_training_set_takes_its_voxels(campaign_file, prepared_folder, profile, tmp_path):
-    shapes = [blosc2.open(str(path)).shape for path in prepared_folder.glob("cases/*.b2nd") if "_seg" not in path.name]
-    voxels = sum(math.prod(shape[1:]) for shape in shapes)
-    run = load_campaign(campaign_file()).planned[0].run
-    assert run.profile.loader == "resident"
-    assert training_set_bytes(run) == pytest.approx(voxels * (3 * 4 + 2), rel=0.1)  # float32, three channels
-    assert training_set_bytes(run, on_cuda=True) == pytest.approx(voxels * (3 * 2 + 2), rel=0.1)
-    (tmp_path / "stock.toml").write_text(profile.read_text().replace("threads = 1", 'threads = 1\nloader = "nnunet"'))
-    stock = load_campaign(campaign_file(profile="stock.toml")).planned[0].run
-    assert training_set_bytes(stock) == 0  # reads patches from files
-
-
-def test_numbered_lesions_take_two_bytes_per_voxel_in_each_process(campaign_file, prepared_folder):
+def test_processes_share_the_training_set_and_have_their_own_lesion_numbers(campaign_file, prepared_folder):
     shapes = [blosc2.open(str(path)).shape for path in prepared_folder.glob("cases/*_seg.b2nd")]
-    voxels = sum(math.prod(shape) for shape in shapes)
     campaign = load_campaign(campaign_file(configurations=["retina-unet", "ce"]))
     runs = {planned.run.configuration.name: planned.run for planned in campaign.planned}
-    assert numbers_bytes(runs["retina-unet"]) == pytest.approx(2 * voxels, rel=0.1)
-    assert numbers_bytes(runs["ce"]) == 0
+    with_numbers, without = (bills([runs[name]], "cpu")[0] for name in ("retina-unet", "ce"))
+    more = with_numbers.step_host - needs(runs["retina-unet"]).on_cpu - without.step_host + needs(runs["ce"]).on_cpu
+    assert more == 2 * sum(math.prod(shape) for shape in shapes)
     status = StatusMonitor(campaign).look()
-    one, two = estimate_costs(campaign, status, Capacity(1, 1)).memory, estimate_costs(campaign, status, CPU).memory
-    assert two == 2 * one - training_set_bytes(runs["ce"])  # images are read before processes fork, numbers made after
+    one, two = (estimate_costs(campaign, status, capacity).memory.needed for capacity in (Capacity(1, 1), CPU))
+    assert two == 2 * one - without.images  # images are read before processes fork, numbers made after
 
 
 def test_box_heads_count_in_addition_to_the_u_net(campaign_file, tmp_path):
@@ -128,7 +108,8 @@ def test_without_witnesses_a_few_steps_are_timed(campaign_file, edited_profile):
 
 def test_a_dry_run_reports_hours_disk_memory_and_their_basis(campaign_file, capsys):
     assert main(["campaign", str(campaign_file()), "--dry-run", "--device", "cpu"]) == 0
-    disk, memory, hours = capsys.readouterr().out.splitlines()[-3:]
+    studies, disk, memory, hours = capsys.readouterr().out.splitlines()[-4:]
+    assert re.match(r"training set: 7 studies in the main memory in single precision, .* GB", studies)
     assert re.match(r"disk: .* MB per finished run, at most .* on the way; .* free", disk)
     assert re.match(r"memory: at most .* for 1 runs? at a time; .* there \(.*\)", memory)
     assert re.match(r"hours: about .* for 4 runs, .* by the clock .* \(from .* timed on .*\)", hours)
@@ -140,7 +121,7 @@ def test_estimate_is_zero_when_no_run_is_missing(campaign_file, write_run):
         write_run(planned, "finished", epochs=3)
     status = StatusMonitor(campaign).look()
     costs = estimate_costs(campaign, status, CPU)
-    assert (costs.missing, costs.disk, costs.memory) == (0, 0, 0)
+    assert (costs.missing, costs.disk, costs.memory) == (0, 0, None)
     assert hours_line(status, CPU, epoch_times(status, CPU)) == "hours: nothing to do"
 
 
@@ -152,8 +133,6 @@ def test_checkpoints_on_the_way_count_for_as_many_runs_as_go_at_a_time(campaign_
         assert (
             estimate_costs(campaign, status, capacity).disk == 4 * need.disk_when_finished + at_once * need.disk_at_work
         )
-    one, two = estimate_costs(campaign, status, Capacity(1, 1)).memory, estimate_costs(campaign, status, CPU).memory
-    assert two == 2 * one - training_set_bytes(campaign.planned[0].run)  # which the processes share
 
 
 def test_too_little_disk_is_refused_before_the_first_iteration(campaign_file, profile, tmp_path, refusal):

@@ -83,6 +83,19 @@ def test_a_killed_campaign_resumes(campaign_file, tmp_path, outcome, records, pl
     assert records(tmp_path / "runs")[run.name].weights_sha256 == whole.weights_sha256
 
 
+@pytest.mark.parametrize("loader", ["host", "nnunet"])
+def test_a_campaign_keeps_the_training_set_where_the_profile_says(
+    loader, campaign_file, tmp_path, outcome, records, planned, edited_profile
+):
+    profile = edited_profile(("threads = 1", f'threads = 1\nloader = "{loader}"'))
+    path = campaign_file(profile="edited.toml", configurations=["ce"], workers=2)
+    assert outcome("campaign", path, "--device", "cpu") == (0, "")
+    made = records(tmp_path / "runs")
+    assert {record.hardware["training_set"] for record in made.values()} == {loader}
+    run = planned(fold=2, profile=profile)
+    assert made[run.name].weights_sha256 == execute(run, tmp_path / "alone", device="cpu").weights_sha256
+
+
 def test_failed_runs_are_named_and_the_others_made(campaign_file, tmp_path, records, refusal, edited_profile):
     edited_profile(("learning_rate = 0.01", "learning_rate = 1e6"), name="steep.toml")
     campaign = campaign_file(profile="steep.toml", configurations=["ce"])

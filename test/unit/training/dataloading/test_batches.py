@@ -10,10 +10,11 @@ from batchgeneratorsv2.transforms.utils.cropping import crop_tensor
 from refusals import refused_with
 
 from contract.errors import OncoduetError
-from network.memory_plan import Budget, held_bytes
+from contract.images.volume import read_volume
+from network.memory_plan import Budget
 from training.dataloading.batches import Cut, ResidentBatches
 from training.dataloading.patch_sampling import PatchSampler
-from training.dataloading.resident_studies import ResidentStudies, ResidentStudy, resident_studies
+from training.dataloading.resident_studies import ResidentStudies, ResidentStudy, resident_studies, study_sizes
 from training.execution import RunRequest, execute, execute_together
 from training.nnunet.trainer import build_trainer
 from training.run_folder.folder import RunFolder
@@ -40,9 +41,22 @@ def batches(trainer):
     """The trainer's training batches, with another size or share of foreground."""
     stock, _ = trainer().get_dataloaders()
 
-    def build(batch_size=4, foreground=0.5, sampler=stock.sampler, case_ids=stock.case_ids, studies=stock.studies):
+    def build(
+        batch_size=4,
+        foreground=0.5,
+        sampler=stock.sampler,
+        case_ids=stock.case_ids,
+        studies=stock.studies,
+        device=None,
+    ):
         return ResidentBatches(
-            studies, case_ids, recipe=stock.recipe, sampler=sampler, batch_size=batch_size, foreground=foreground
+            studies,
+            case_ids,
+            recipe=stock.recipe,
+            sampler=sampler,
+            batch_size=batch_size,
+            foreground=foreground,
+            device=device,
         )
 
     return build
@@ -157,18 +171,57 @@ def test_half_precision_takes_half_the_memory_and_gives_nearly_the_same(prepared
     assert equal({"data": first["data"], "target": second["target"]}, first)
 
 
-def test_studies_that_do_not_fit_are_refused_before_any_is_read(prepared_folder):
+def test_patches_for_another_device_cross_in_half_precision_from_pinned_memory(prepared_folder, batches, monkeypatch):
+    """Torch's meta device stands in for a GPU: the buffers are looked at before they cross."""
+    half = resident_studies(prepared_folder, IDS, device=CPU, dtype=torch.float16)
+    here, crossing = (batches(case_ids=IDS, studies=half, device=device) for device in (None, torch.device("meta")))
+    cuts = {1: Cut(half.by_id["100_1"], (-2, 3, 4))}
+    expected = here._filled(2, (6, 8, 8), cuts)
+    buffers = []
+
+    def made(make):
+        def wrapped(*arguments, pin_memory=False, **more):
+            buffers.append((make(*arguments, **more), pin_memory))
+            return buffers[-1][0]
+
+        return wrapped
+
+    monkeypatch.setattr(torch, "zeros", made(torch.zeros))
+    monkeypatch.setattr(torch, "full", made(torch.full))
+    found = crossing._filled(2, (6, 8, 8), cuts)
+    (image, _), (label, _) = buffers
+    assert [pinned for _, pinned in buffers] == [True, True]
+    assert (image.dtype, label.dtype) == (torch.float16, torch.int16)
+    assert torch.equal(image.float(), expected.image)
+    assert torch.equal(label, expected.label)
+    assert (found.image.device.type, found.image.dtype, found.label.device.type) == ("meta", torch.float32, "meta")
+
+
+@pytest.mark.data
+def test_half_precision_rounds_real_images_by_less_than_a_hundredth_of_their_standard_deviation(real_data):
+    paths = sorted(real_data.glob("prostatex/mha/*/*_[tah]*.mha"))
+    assert len(paths) == 6  # two exams of T2, ADC and high b-value
+    for path in paths:
+        voxels = read_volume(path).array
+        image = torch.from_numpy((voxels - voxels.mean()) / voxels.std()).float()
+        error = (image.half().float() - image).abs().max().item()
+        print(f"{path.name}: {image.min():.1f} to {image.max():.1f}, rounded by at most {error:.4f}")
+        assert error < 0.01
+
+
+def test_studies_that_do_not_fit_are_refused_before_any_is_read(prepared_folder, monkeypatch):
+    monkeypatch.setattr("training.dataloading.resident_studies.held_bytes", lambda: 0)
     studies = ResidentStudies(prepared_folder, CPU, torch.float32)
     with pytest.raises(OncoduetError) as error:
-        studies.load(IDS, budget=Budget(held_bytes() + 50_000, "--memory-gb"))
+        studies.load(IDS, budget=Budget(50_000, "--memory-gb"))
     assert not studies.by_id
-    # 10 x 26 x 30 voxels and 9 x 32 x 28, twice and once, of 3 channels of 4 bytes and a label of 2: 0.3 MB.
+    # 10 x 26 x 30 voxels and 9 x 32 x 28, twice and once, of 3 channels of 4 bytes and a label of 1: 0.3 MB.
     assert str(error.value).startswith(f"{prepared_folder}: expected at most 4.")
     assert "found 0.000" in str(error.value)
     assert 'loader = "nnunet" in the profile reads them from disk' in str(error.value)
-    studies.load(IDS, budget=Budget(held_bytes() + 100 * MEBIBYTE, "--memory-gb"))
+    studies.load(IDS, budget=Budget(100 * MEBIBYTE, "--memory-gb"))
     taken = sum(study.image.nbytes + study.label.nbytes for study in studies.by_id.values())
-    assert taken <= studies._bytes(IDS) < 1.3 * taken
+    assert taken <= study_sizes(prepared_folder, IDS).on(CPU, torch.float32) < 1.3 * taken
 
 
 @pytest.mark.parametrize("name", ["100_1.b2nd", "100_1_seg.b2nd"])
@@ -180,16 +233,34 @@ def test_a_damaged_study_is_refused(name, share, own_prepared):
         resident_studies(own_prepared, IDS, device=CPU)
 
 
-def test_runs_of_either_loader_finish_and_differ(profile, tmp_path, planned):
+def test_runs_of_every_loader_finish_and_differ(profile, tmp_path, planned):
     hashes = []
-    for loader in ("resident", "nnunet"):
+    for loader in ("auto", "host", "nnunet"):
         path = tmp_path / f"{loader}.toml"
         path.write_text(f'loader = "{loader}"\n' + profile.read_text())
         run = planned(profile=path)
         hashes.append(execute(run, tmp_path / loader, device="cpu").weights_sha256)
         together = execute_together([RunRequest(run, tmp_path / f"{loader}-again")], device="cpu")
         assert [record.weights_sha256 for record in together] == hashes[-1:]
-    assert hashes[0] != hashes[1]
+    assert len(set(hashes)) == 3
+
+
+@pytest.mark.gpu
+def test_studies_in_either_memory_give_a_gpu_the_same_batches(prepared_folder, batches):
+    cuda = torch.device("cuda", 0)
+    there, here = (
+        batches(
+            case_ids=IDS,
+            studies=resident_studies(prepared_folder, IDS, device=device, dtype=torch.float16),
+            device=cuda,
+        )
+        for device in (cuda, CPU)
+    )
+    for _ in range(20):
+        torch.cuda.manual_seed(1)  # noise is drawn there
+        expected = next(there)
+        torch.cuda.manual_seed(1)
+        assert equal(expected, next(here))
 
 
 @pytest.mark.gpu

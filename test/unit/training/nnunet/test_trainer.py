@@ -1,7 +1,6 @@
 import math
 import os
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,20 +9,20 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from batchgenerators.utilities.file_and_folder_operations import load_pickle, write_pickle
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from nnunetv2.training.dataloading import data_loader
+from refusals import refused_with
 
-from contract.errors import OncoduetError
 from training.dataset.nnunet_folders import batches_on_one_thread, nnunet_folders
 from training.dataset.prepared import load_prepared
 from training.nnunet.trainer import EpochLog, FocusedCases, build_trainer, seed_generators
+from training.run_folder.checkpoints import Checkpoint
 from training.run_folder.folder import RunFolder
 
 
 @pytest.fixture
 def trainer(tmp_path, planned):
-    def build(configuration="ce", profile="demo", loader="resident"):
+    def build(configuration="ce", profile="demo", training_set="device"):
         run = planned(configuration, profile=profile)
-        task = run.engine.task(run, RunFolder(tmp_path / "run"), "cpu")
-        return build_trainer(replace(task, profile=task.profile.model_copy(update={"loader": loader})))
+        return build_trainer(run.engine.task(run, RunFolder(tmp_path / "run"), "cpu", training_set=training_set))
 
     return build
 
@@ -53,13 +52,13 @@ def test_our_loss_is_inside_nnunets_deep_supervision(trainer):
 
 
 def test_nnunets_loader_runs_in_this_process_with_its_augmentation(trainer, tmp_path):
-    built = trainer(loader="nnunet")
+    built = trainer(training_set="nnunet")
     with nnunet_folders(raw=tmp_path, preprocessed=tmp_path, results=tmp_path, loader_processes=0):
         built.initialize()
         training, validation = built.get_dataloaders()
-    assert isinstance(training, SingleThreadedAugmenter)
-    assert isinstance(validation, SingleThreadedAugmenter)
-    transforms = [getattr(each, "transform", each) for each in training.data_loader.transforms.transforms]
+    assert (training.processes, validation.processes) == (0, 0)
+    assert isinstance(training.batches, SingleThreadedAugmenter)
+    transforms = [getattr(each, "transform", each) for each in training.batches.data_loader.transforms.transforms]
     names = [type(each).__name__ for each in transforms]
     assert {"SpatialTransform", "GammaTransform", "MirrorTransform", "SimulateLowResolutionTransform"} <= set(names)
     (blur,) = (each for each in transforms if isinstance(each, GaussianBlurTransform))
@@ -76,9 +75,9 @@ def test_training_and_validation_studies_are_the_folds(trainer, prepared_folder)
     assert (tuple(training.case_ids), tuple(validation.case_ids)) == (fold.train, fold.validation)
 
 
-@pytest.mark.parametrize("loader", ["resident", "nnunet"])
-def test_both_loaders_give_batches_of_the_same_shapes_and_types(trainer, tmp_path, loader):
-    built = trainer(loader=loader)
+@pytest.mark.parametrize("training_set", ["device", "host", "nnunet"])
+def test_every_place_gives_batches_of_the_same_shapes_and_types(trainer, tmp_path, training_set):
+    built = trainer(training_set=training_set)
     with nnunet_folders(raw=tmp_path, preprocessed=tmp_path, results=tmp_path, loader_processes=0):
         built.initialize()
         loaders = built.get_dataloaders()
@@ -107,12 +106,24 @@ def test_an_epochs_batches_follow_from_the_seed_and_the_epoch(trainer):
     assert not torch.equal(early, validation)
 
 
-def test_what_the_resident_loader_cannot_do_is_refused(trainer):
+def test_what_studies_in_memory_cannot_do_is_refused(trainer):
     built = trainer()
     built.initialize()
     built.is_cascaded = True
-    with pytest.raises(OncoduetError, match=r'supports neither cascades .*loader = "nnunet"'):
+    with refused_with(problem='support neither cascades .*loader = "nnunet"'):
         built.get_dataloaders()
+
+
+def test_a_resumed_trainer_keeps_its_best_weights_in_the_main_memory(trainer):
+    class OnGpu:
+        def cpu(self):
+            return "here"
+
+    begun, built = trainer(), trainer()
+    begun.initialize()
+    state = begun.state() | {"best_weights": {"weight": OnGpu()}}
+    built.resume(Checkpoint(epoch=1, seed=0, state=state))
+    assert built.best_weights == {"weight": "here"}
 
 
 def test_equal_seeds_and_moments_give_equal_numbers():
@@ -136,11 +147,11 @@ def test_an_undefined_pseudo_dice_does_not_change_the_moving_average(tmp_path):
 def test_nnunets_loader_leaves_the_studies_as_they_are(trainer, tmp_path):
     # Its transforms work in place. In a study held as an array they would change the study itself, wherever a patch
     # lies inside.
-    built = trainer(loader="nnunet")
+    built = trainer(training_set="nnunet")
     with nnunet_folders(raw=tmp_path, preprocessed=tmp_path, results=tmp_path, loader_processes=0):
         built.initialize()
         training, _ = built.get_dataloaders()
-    loader = training.data_loader
+    loader = training.batches.data_loader
     loader.patch_size = loader.final_patch_size = (6, 12, 12)
     loader.need_to_pad = np.zeros(3, int)
     loader.transforms.transforms = loader.transforms.transforms[1:-1]  # without rotation, which copies

@@ -123,6 +123,23 @@ def test_a_run_killed_in_its_averaged_epochs_resumes_to_the_same_bits(
     assert [each.train_loss for each in resumed.epochs] == [each.train_loss for each in whole.epochs]
 
 
+def test_from_the_main_memory_a_detector_trains_and_chooses_its_rule_on_the_same_rounded_images(
+    planned, tmp_path, edited_profile, monkeypatch
+):
+    searched = []
+    monkeypatch.setattr(
+        "training.retina_unet.trainer.search",
+        lambda detector, studies, ids, **more: (
+            searched.extend(studies.by_id[case_id].image.dtype for case_id in ids)
+            or search(detector, studies, ids, **more)
+        ),
+    )
+    run = planned("retina-unet", profile=edited_profile(("threads = 1", 'threads = 1\nloader = "host"')))
+    record = execute(run, tmp_path / "run", device="cpu")
+    assert (record.state, record.hardware["training_set"]) == ("finished", "host")
+    assert set(searched) == {torch.float16}
+
+
 def test_packed_with_a_segmentation_run_the_bits_are_the_same(planned, tmp_path):
     runs = [("retina-unet", 1), ("ce", 1), ("retina-unet", 2)]
     alone = [execute(planned(*run), tmp_path / f"alone{n}", device="cpu").weights_sha256 for n, run in enumerate(runs)]
@@ -239,7 +256,7 @@ def test_lesion_numbers_beyond_memory_are_refused_before_numbering(prepared_fold
 
 def test_nnunets_loader_is_refused(planned, profile, tmp_path, edited_profile):
     path = edited_profile(("threads = 1", 'threads = 1\nloader = "nnunet"'), name="stock.toml")
-    with pytest.raises(OncoduetError, match=r'expected the resident loader .* found loader = "nnunet" in the profile'):
+    with refused_with("profile tiny", expected="in memory for retina-unet", found='loader = "nnunet"'):
         execute(planned(profile=path), tmp_path / "run", device="cpu")
 
 
