@@ -127,6 +127,12 @@ class Engine(ABC):
         device = choose_device(wanted)
         return device.kind, str(device)
 
+    def require_machine(self, run: "Run", device: Kind) -> None:
+        """Raise ``OncoduetError`` unless the device can do what the profile asks of it; asked before ``run`` writes."""
+        from training.gpu_settings import require_settings  # noqa: PLC0415 - takes seconds to import
+
+        require_settings(run.profile, device)
+
     def keep(self, run: "Run") -> CheckpointPolicy:
         """Which weights a run keeps; asked by :class:`Run`.
 
@@ -295,6 +301,15 @@ class Run:
         """Its checkpoints, which name the run by what it is and by what it is made from."""
         return Checkpoints(folder.checkpoints, sha256_json([self.key.model_dump(mode="json"), self.parents]))
 
+    def _computed(self, device: str) -> Mapping[str, str | bool]:
+        """How a GPU computes it, in addition to what holds for the whole process; on the CPU nothing."""
+        if device == "cpu":
+            return {}
+        from training.gpu_settings import compiles  # noqa: PLC0415 - takes seconds to import
+
+        compute = self.profile.compute
+        return {"amp": compute.amp, "channels_last": compute.channels_last, "compiled": compiles(compute)}
+
     def record(
         self,
         *,
@@ -316,7 +331,7 @@ class Run:
             checkpoint=self.keep,
             versions={**environment.versions(), **more_versions},
             hardware=environment.hardware(device, self.profile.threads),
-            torch=environment.torch_build() if state != "planned" else {},
+            torch={**environment.torch_build(), **self._computed(device)} if state != "planned" else {},
             container=environment.container(),
             command_line=environment.command_line(),
             prepared_folder=str(self.prepared.folder.resolve()),

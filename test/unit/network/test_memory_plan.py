@@ -140,8 +140,8 @@ class T4:
 @pytest.mark.parametrize(
     ("work", "way"),
     [
-        (replace(CT, network=(95, 180, 270), patch_size=(80, 128, 224)), MemoryPlan(2, 4, streamed=False)),
-        (replace(BPMRI, patch_size=(20, 320, 256)), MemoryPlan(2, 20, streamed=False)),
+        (replace(CT, network=(95, 180, 270), patch_size=(80, 128, 224)), MemoryPlan(1, 4, streamed=False)),
+        (replace(BPMRI, patch_size=(20, 320, 256)), MemoryPlan(1, 20, streamed=False)),
     ],
     ids=["pdac-4-members", "cspca-20-members"],
 )
@@ -155,12 +155,12 @@ def test_equal_studies_take_the_same_way_however_much_torch_keeps_for_later(monk
 
 def test_what_others_hold_of_the_gpu_counts(monkeypatch):
     gpu = T4(monkeypatch)
-    least = window_bytes(CT, MemoryPlan(2, 1, streamed=True))
+    least = window_bytes(CT, MemoryPlan(1, 1, streamed=True))
     gpu.TOTAL = least
-    assert gpu.predict(CT, kept=0) == MemoryPlan(2, 1, streamed=True)
-    gpu.reserved, gpu.TOTAL = 0, window_bytes(CT, MemoryPlan(2, 4, streamed=False))
+    assert gpu.predict(CT, kept=0) == MemoryPlan(1, 1, streamed=True)
+    gpu.reserved, gpu.TOTAL = 0, window_bytes(CT, MemoryPlan(1, 4, streamed=False))
     gpu.reserved = gpu.allocated = 4 * CT.member_bytes  # weights count once
-    assert gpu.predict(CT, kept=gpu.allocated) == MemoryPlan(2, 4, streamed=False)
+    assert gpu.predict(CT, kept=gpu.allocated) == MemoryPlan(1, 4, streamed=False)
     gpu.reserved, gpu.allocated, gpu.TOTAL = 0, 0, least - 1
     with pytest.raises(
         OncoduetError, match=r"s: expected to need at most \d\.\d GB of the GPU's memory, found that it"
