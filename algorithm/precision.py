@@ -14,7 +14,7 @@ import numpy as np
 
 from algorithm.outputs.progress import Track
 from algorithm.outputs.study_output import detect
-from algorithm.prediction.bundle import read_bundle
+from algorithm.prediction.bundle import Bundle, read_bundle
 from algorithm.prediction.measured_precision import MeasuredError, PrecisionRecord, default_record
 from algorithm.prediction.options import PredictionOptions
 from algorithm.prediction.predictor import LEANER, Predictor, load_predictor
@@ -68,7 +68,23 @@ def measure_precision(
     path = output or default_record(model)
     require_apart(path, archive=archive, model_bundle=model)
     place = file_output(path, COMMAND, bundle=bundle.sha256)
-    place.check()
+    with place.staged() as stage:
+        record = _measured(bundle, archive, studies=studies, device=device, options=options, track=track)
+        write_record(stage / path.name, record)
+    for precision, error in record.errors.items():
+        logger.info(
+            "%s: at most %.2g, on average %.2g in a voxel's probability, at most %.2g in a case's likelihood; %.1f s "
+            "per study (fp32 %.1f s)",
+            *(precision, error.largest, error.mean, error.likelihood, error.seconds_per_study),
+            record.fp32_seconds_per_study,
+        )
+    return record
+
+
+def _measured(
+    bundle: Bundle, archive: Path, *, studies: int, device: str, options: PredictionOptions, track: Track
+) -> PrecisionRecord:
+    """The record of a bundle."""
     chosen = find_studies(archive, bundle.card, labels_required=False)[:studies]
     members = bundle.record.members
     predictor = load_predictor(bundle, members, options, ensembles=[members])
@@ -84,7 +100,7 @@ def measure_precision(
         )
         for precision, each in sums.items()
     }
-    record = PrecisionRecord(
+    return PrecisionRecord(
         parents={"bundle": bundle.sha256},
         device=device,
         studies=len(chosen),
@@ -92,16 +108,6 @@ def measure_precision(
         fp32_seconds_per_study=errors.pop("fp32").seconds_per_study,
         errors=errors,
     )
-    with place.staged() as stage:
-        write_record(stage / path.name, record)
-    for precision, error in errors.items():
-        logger.info(
-            "%s: at most %.2g, on average %.2g in a voxel's probability, at most %.2g in a case's likelihood; %.1f s "
-            "per study (fp32 %.1f s)",
-            *(precision, error.largest, error.mean, error.likelihood, error.seconds_per_study),
-            record.fp32_seconds_per_study,
-        )
-    return record
 
 
 def _measure(predictor: Predictor, study: Study, sums: Mapping[Precision, _Sums]) -> None:

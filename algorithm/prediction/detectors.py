@@ -9,6 +9,7 @@ or the user chooses.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -23,7 +24,7 @@ from network.detection.painting import paint_boxes
 from network.device import Precision
 from network.placement import Placement
 from network.preprocessing import NetworkGrid, patch_size_zyx
-from network.sliding_window import NotFiniteError, Streamed
+from network.sliding_window import Networks, NotFiniteError, Streamed
 
 
 @dataclass(frozen=True)
@@ -80,36 +81,46 @@ class BoxMembers:
         streamed
             Whether one member after the other is loaded and dropped; the bits are the same.
         """
-        plans, patch_size = self.bundle.plans, patch_size_zyx(self.bundle.plans)
-        networks = self.networks.streamed() if streamed else self.networks.resident()
         every = range(len(self.members))
-        parts = []
-        for turn in [[number] for number in every] if streamed else [list(every)]:
-            detectors = [
-                Detector(
-                    networks.load(number) if isinstance(networks, Streamed) else networks[number],
-                    anchors_of_patch(
-                        self._anchors(self.members[number]), level_strides(plans), patch_size, device=self.device
-                    ),
-                )
-                for number in turn
-            ]
-            try:
-                found = find_boxes(
-                    detectors,
-                    data,
-                    patch_size=patch_size,
-                    score_threshold=min(rule.score_threshold for rule in self.rules.values()),
-                    mirror_axes=mirror_axes,
-                    lesion_class=self.bundle.card.lesion_index if self.segmentation else None,
-                    precision=precision,
-                )
-            except NotFiniteError as error:
-                file = self.bundle.folder / self.members[turn[error.member]].file
-                raise OncoduetError(file, expected=f"finite boxes for study {name}", found=nan_in(precision)) from None
-            parts.append(found)
-        together = RawDetections.of_all(parts)
-        return StudyBoxes(self.bundle, tuple(each.name for each in self.members), self.rules, together, grid)
+        turns = [[number] for number in every] if streamed else [list(every)]
+        networks = self.networks.streamed() if streamed else self.networks.resident()
+        search = partial(self._search, networks, data, mirror_axes=mirror_axes, name=name, precision=precision)
+        found = RawDetections.of_all([search(turn) for turn in turns])
+        return StudyBoxes(self.bundle, tuple(each.name for each in self.members), self.rules, found, grid)
+
+    def _search(
+        self,
+        networks: Networks,
+        data: torch.Tensor,
+        turn: Sequence[int],
+        *,
+        mirror_axes: Sequence[int],
+        name: str,
+        precision: Precision,
+    ) -> RawDetections:
+        """What some members find. A function of its own, so that they are gone before the next ones are loaded."""
+        plans, patch_size = self.bundle.plans, patch_size_zyx(self.bundle.plans)
+        plan_of = [self._anchors(self.members[number]) for number in turn]
+        detectors = [
+            Detector(
+                networks.load(number) if isinstance(networks, Streamed) else networks[number],
+                anchors_of_patch(anchors, level_strides(plans), patch_size, device=self.device),
+            )
+            for number, anchors in zip(turn, plan_of, strict=True)
+        ]
+        try:
+            return find_boxes(
+                detectors,
+                data,
+                patch_size=patch_size,
+                score_threshold=min(rule.score_threshold for rule in self.rules.values()),
+                mirror_axes=mirror_axes,
+                lesion_class=self.bundle.card.lesion_index if self.segmentation else None,
+                precision=precision,
+            )
+        except NotFiniteError as error:
+            file = self.bundle.folder / self.members[turn[error.member]].file
+            raise OncoduetError(file, expected=f"finite boxes for study {name}", found=nan_in(precision)) from None
 
     @property
     def most_features(self) -> int:

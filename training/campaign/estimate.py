@@ -60,7 +60,8 @@ _PARAMETER_COPIES = 4
 _CPU_FEATURES = 4.5
 """Floats alive per element of the feature maps that the convolutions give."""
 _CUDA_BYTES = 8e9 / (2 * 560e6)
-"""Per element of the same: nnU-Net's planner reckons 8 GB for 560 million elements in each of two patches."""
+"""Per element of the same in half precision: nnU-Net's planner reckons 8 GB for 560 million elements in each of two
+patches."""
 
 
 RunKind = tuple[str, str]
@@ -217,6 +218,7 @@ def needs(run: Run) -> Needs:
     unique = {id(parameter): parameter.numel() for parameter in network.parameters()}
     parameters = sum(unique.values())
     copies = 3 if run.keep == "best" else 2  # weights, momentum, and the best weights so far
+    halves = 1 if run.profile.compute.amp in ("fp16", "bf16") else 2
     kept = run.profile.epochs // run.profile.keep_every_epochs + 1 if run.keep == "detection" else 0
     return Needs(
         weights=_FLOAT * parameters,
@@ -224,7 +226,7 @@ def needs(run: Run) -> Needs:
         kept=kept * _FLOAT * parameters,
         log=_BYTES_PER_EPOCH * run.profile.epochs,
         on_cpu=round(_FLOAT * (_PARAMETER_COPIES * parameters + _CPU_FEATURES * elements)),
-        on_cuda=round(_PARAMETER_COPIES * _FLOAT * parameters + _CUDA_BYTES * elements),
+        on_cuda=round(_PARAMETER_COPIES * _FLOAT * parameters + halves * _CUDA_BYTES * elements),
     )
 
 

@@ -78,12 +78,3 @@ def test_the_same_command_measures_again_and_nothing_of_others_is_replaced(measu
     assert main([*words, "--threads", "1"]) == 3
     assert default_record(model).read_text() == "mine"
     assert len(capfd.readouterr().err.splitlines()) == 1
-
-
-@pytest.mark.parametrize("where", ["model", "archive"])
-def test_a_record_inside_an_input_is_refused(model, make_archive, capfd, where):
-    inputs = {"model": model, "archive": make_archive(1)}
-    words = ["precision", "--archive", inputs["archive"], "--model", model, "--output", inputs[where] / "p.json"]
-    assert main(list(map(str, words))) == 3
-    assert "expected an output folder of its own" in capfd.readouterr().err
-    assert not (inputs[where] / "p.json").exists()

@@ -83,3 +83,14 @@ def test_a_slowdown_is_the_ratio_of_warm_passes(monkeypatch):
     network.register_forward_hook(lambda *arguments: dtypes.append(arguments[-1].dtype))
     assert slowdown(network, torch.ones(2, 1, 2, 2, 2), "bf16") == 2.5
     assert dtypes == [torch.float32] * 2 + [torch.bfloat16] * 2
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_computes_in_all_that_it_is_said_to():
+    convolution, image = torch.nn.Conv3d(8, 8, 3).cuda(), torch.randn(1, 8, 8, 8, 8, device="cuda")
+    results = {}
+    for precision in native_precisions("cuda"):
+        with computing_in(precision, "cuda"), torch.no_grad():
+            results[precision] = convolution(image).float()
+    for precision, result in results.items():
+        torch.testing.assert_close(result, results["fp32"], rtol=0, atol=0.0 if precision == "fp32" else 0.05)

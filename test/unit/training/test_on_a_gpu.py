@@ -11,6 +11,7 @@ from fake_cuda import GPU, OnGpu, fake_cuda, network_on_gpu, on_gpu
 
 from network.weights import load_weights, save_weights
 from training.dataloading.instance_studies import InstanceStudies
+from training.execution import execute
 from training.retina_unet.trainer import DetectorTrainer
 from training.run_folder.checkpoint_state import decode_state, encode_state
 from training.run_folder.folder import RunFolder
@@ -114,3 +115,32 @@ def test_channels_last_and_a_compiled_network_train_the_same_network(build, tmp_
     other.network.load_state_dict(state["network"])
     other.optimizer.load_state_dict(state["optimizer"])
     assert math.isfinite(float(other.train_step(next(other.dataloader_train))["loss"]))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("configuration", "waits"), [("ce-focal", 0), ("retina-unet", 2)])
+def test_a_real_gpu_waits_no_more_often(planned, tmp_path, recwarn, configuration, waits):
+    """By torch's own count, for steps after the first, which fills caches."""
+    run, folder = planned(configuration), RunFolder(tmp_path / "run")
+    if configuration == "retina-unet":
+        run.engine.plan_anchors(run, folder)
+    task = run.engine.task(run, folder, "cuda")
+    trainer = build_trainer(task, DetectorTrainer if configuration == "retina-unet" else Trainer)
+    trainer.initialize()
+    trainer.dataloader_train, trainer.dataloader_val = trainer.get_dataloaders()
+    trainer.on_epoch_start()
+    for _ in range(6):
+        recwarn.clear()
+        torch.cuda.set_sync_debug_mode("warn")
+        trainer.train_step(next(trainer.dataloader_train))
+        torch.cuda.set_sync_debug_mode("default")
+    assert sum("synchronizing CUDA operation" in str(each.message) for each in recwarn) <= waits
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("configuration", ["ce-dice", "retina-unet"])
+def test_a_run_with_all_fast_settings_finishes_on_a_gpu(planned, edited_profile, tmp_path, configuration):
+    table = 'deterministic = false\ncudnn_benchmark = true\ncompile = "auto"\nchannels_last = true\namp = "fp16"'
+    profile = edited_profile(("[plan]", f"[compute]\n{table}\n\n[plan]"))
+    record = execute(planned(configuration, profile=profile), tmp_path / "run", device="cuda")
+    assert (record.state, record.torch["amp"], record.torch["channels_last"]) == ("finished", "fp16", True)
