@@ -29,7 +29,7 @@ from contract.process.command import Parser, run_command
 from contract.process.invoke_server import PORT, Case, end_process, serve
 from contract.process.terminal import log_to_stdout
 from network.detection.clustering import BoxShape, CaseScore
-from network.device import HELP, Device, Precision, choose_device, free_device_memory
+from network.device import HELP, ComputeDevice, Device, WantedPrecision, choose_device, free_device_memory
 
 MODEL = Path("/opt/ml/model")
 INPUT = Path("/input")
@@ -92,14 +92,38 @@ def _batch(options: argparse.Namespace) -> None:
     )
 
 
-def _prediction_options(options: argparse.Namespace) -> PredictionOptions:
-    """What was asked for; sets the threads, and chooses the device, which is logged before anything else."""
+def _precision(options: argparse.Namespace) -> None:
+    device = _chosen_device(options)
+    chosen = _prediction_options(options, device)
+    from algorithm.precision import measure_precision  # noqa: PLC0415
+
+    measure_precision(
+        archive=options.archive,
+        model=options.model,
+        output=options.output,
+        studies=options.studies,
+        device=f"{device.name}, {device.software}",
+        options=chosen,
+        track=stdout_bar("measuring"),
+    )
+
+
+def _chosen_device(options: argparse.Namespace) -> ComputeDevice:
+    """Sets the threads, and chooses the device, which is logged before anything else."""
     use_threads(options.threads)
     device = choose_device(options.device)
     logging.getLogger("algorithm").info("%s", device)
+    return device
+
+
+def _prediction_options(options: argparse.Namespace, device: ComputeDevice | None = None) -> PredictionOptions:
+    """What was asked for, on the device that is chosen already or now."""
+    device = device or _chosen_device(options)
+    from network.precision import choose_precision  # noqa: PLC0415 - imports torch
+
     return PredictionOptions(
         mirroring=False if options.no_mirroring else None,
-        precision=options.precision,
+        precision=choose_precision(options.precision, device.kind),
         memory_gb=options.memory_gb,
         device=device.kind,
     )
@@ -200,6 +224,30 @@ def _parser() -> argparse.ArgumentParser:
     _add_prediction(batch, suppress=True)
     batch.set_defaults(command=_batch)
 
+    precision = commands.add_parser(
+        "precision",
+        help="measure how far other precisions are from fp32",
+        description="Predict some studies of an archive in fp32 and in each other precision that the device computes "
+        "in by itself, and write how far the lesion probabilities and likelihoods of all members together differ, and "
+        "how long a study takes. Needed once per bundle and device; commands that predict then log the error.",
+    )
+    precision.add_argument(
+        "--archive", type=Path, required=True, help="folders of patients, <patient>_<study>_<channel>.mha"
+    )
+    precision.add_argument("--model", type=Path, default=argparse.SUPPRESS, help="extracted model bundle")
+    precision.add_argument(
+        "--studies", type=_positive, default=4, help="how many are predicted, the first by name. Default: 4"
+    )
+    precision.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="JSON file that is written. Default: MODEL.precision.json next to the bundle, where it is looked for",
+    )
+    _add_threads(precision, default=argparse.SUPPRESS)
+    _add_prediction(precision, suppress=True, precision=False)
+    precision.set_defaults(command=_precision)
+
     candidates = commands.add_parser(
         "candidates",
         help="turn probability maps into detection maps",
@@ -240,7 +288,7 @@ def _add_threads(parser: argparse.ArgumentParser, *, default: int | str) -> None
     )
 
 
-def _add_prediction(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
+def _add_prediction(parser: argparse.ArgumentParser, *, suppress: bool, precision: bool = True) -> None:
     """Options of the commands that predict; ``suppress`` below a parser that has the defaults."""
     parser.add_argument(
         "--no-mirroring",
@@ -248,12 +296,14 @@ def _add_prediction(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
         default=argparse.SUPPRESS if suppress else False,
         help="predict without the card's mirrored copies: 8 × faster",
     )
-    parser.add_argument(
-        "--precision",
-        choices=get_args(Precision),
-        default=argparse.SUPPRESS if suppress else "fp32",
-        help="numeric precision of the networks; with bf16 the log says how far it is from fp32. Default: fp32",
-    )
+    if precision:
+        parser.add_argument(
+            "--precision",
+            choices=get_args(WantedPrecision),
+            default=argparse.SUPPRESS if suppress else "auto",
+            help="what the networks compute in; sums and probabilities are float32 always. Default: auto, which is "
+            "fp16 on a GPU and fp32 on the CPU",
+        )
     parser.add_argument(
         "--device", choices=get_args(Device), default=argparse.SUPPRESS if suppress else "auto", help=HELP
     )

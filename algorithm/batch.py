@@ -24,7 +24,7 @@ from algorithm.prediction.bundle import Bundle, read_bundle
 from algorithm.prediction.detectors import AS_IN_RULES, BoxChoice
 from algorithm.prediction.ensembles import Ensemble, choose_ensembles, ensemble_source, method_sha256
 from algorithm.prediction.options import DEFAULTS, PredictionOptions
-from algorithm.prediction.predictor import LEANER, Predictor, load_predictor
+from algorithm.prediction.predictor import LEANER, Predictor, load_predictor, remark_on_precision
 from algorithm.prediction.trained_on import KnownStudies
 from contract.archive.duplicates import say_alike
 from contract.archive.studies import Study, archive_licence, list_studies
@@ -104,6 +104,7 @@ def predict_batch(
     predictor = unforeseen = None
     if waiting:
         predictor = _load(bundle, ensembles, choices, options)
+        remark_on_precision(predictor)
     with folder.begun(record):
         folder.require_replaceable(to_predict)  # which may have changed while the networks were loaded
         folder.unlist()

@@ -6,7 +6,7 @@ from pathlib import Path
 from algorithm.outputs.study_output import StudyOutput, detect, write_study
 from algorithm.prediction.bundle import read_bundle
 from algorithm.prediction.options import DEFAULTS, PredictionOptions
-from algorithm.prediction.predictor import LEANER, Predictor, load_predictor
+from algorithm.prediction.predictor import LEANER, Predictor, load_predictor, remark_on_precision
 from contract.batch_layout import study_files
 from contract.images.volume import image_stem
 from contract.outputs import Output, require_apart
@@ -40,7 +40,9 @@ def load_model(model: Path, options: PredictionOptions = DEFAULTS) -> Predictor:
     """
     bundle = read_bundle(model)
     logger.info("bundle %s: card %s, %d members", model, bundle.card.name, len(bundle.record.members))
-    return load_predictor(bundle, bundle.record.members, options, ensembles=[bundle.record.members])
+    predictor = load_predictor(bundle, bundle.record.members, options, ensembles=[bundle.record.members])
+    remark_on_precision(predictor)
+    return predictor
 
 
 def predict_study(predictor: Predictor, *, input_folder: Path, output_folder: Path) -> StudyOutput:

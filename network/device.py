@@ -23,8 +23,10 @@ from contract.text import one_line
 Device = Literal["auto", "cpu", "cuda"]
 """Value of ``--device``."""
 Kind = Literal["cpu", "cuda"]
-Precision = Literal["fp32", "bf16"]
-"""Numeric precision of the networks."""
+Precision = Literal["fp32", "tf32", "fp16", "bf16"]
+"""What networks compute in; see :mod:`network.precision`."""
+WantedPrecision = Literal["auto", "fp32", "tf32", "fp16", "bf16"]
+"""As on the command line."""
 
 HELP = "where networks compute; auto: on the GPU if the machine has one, else on the CPU. Default: auto"
 """Help text of ``--device``."""
@@ -218,6 +220,8 @@ def _remedy(gpu: MachineGpu | None) -> str:
             f"CUDA {torch.version.cuda} asks for driver {oldest} or newer: update the driver, or {another}, "
             "one for an older CUDA"
         )
+    if visible := os.environ.get(_VISIBLE):
+        return f"does {_VISIBLE}={visible!r} name a GPU that is not there? nvidia-smi -L lists those that are"
     said = f" (nvidia-smi says: {gpu.said})" if gpu.said else ""
     return f"update or restart the driver{said}, or {another}"
 

@@ -3,8 +3,8 @@
 A container that exceeds its memory is killed without a message. So before a study's voxels are read, its need is
 estimated from the headers: the largest of reading, preprocessing, windows and resampling back. Where the quickest way
 does not fit, fewer members hold accumulators at a time, then weights are streamed; where nothing fits, the study is
-refused with one line. All ways give the same bits. A pass of a single window saves nothing: on one thread PyTorch then
-unfolds the patch for a convolution, which takes more memory than two windows.
+refused with one line. All ways give the same bits. On a CPU a pass of a single window saves nothing: on one thread
+PyTorch then unfolds the patch for a convolution, which takes more memory than two windows.
 
 The factors were measured: resident set of networks of 8 to 64 features, patches of 16 × 64 × 64 to 48 × 96 × 96, two
 and seven classes; CT of 512 × 512 × 600.
@@ -21,7 +21,7 @@ import torch
 
 from contract.errors import OncoduetError
 from network.cgroups import ROOT, memory_left
-from network.sliding_window import BATCH, slab_depth
+from network.sliding_window import slab_depth, windows_per_pass
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,8 @@ class MemoryPlan:
     def __str__(self) -> str:
         weights = "weights streamed" if self.streamed else "weights resident"
         members = "1 member" if self.at_once == 1 else f"{self.at_once} members"
-        return f"{self.batch} windows per pass, {members} at a time, {weights}"
+        windows = "1 window" if self.batch == 1 else f"{self.batch} windows"
+        return f"{windows} per pass, {members} at a time, {weights}"
 
 
 def plan_memory(
@@ -112,7 +113,7 @@ def plan_memory(
     on_gpu = device is not None and device.type == "cuda"
     gpu_free = kept + gpu_bytes_left(device) if on_gpu else 0
     held -= 0 if on_gpu else kept
-    ways = list(_ways(work.members))
+    ways = list(_ways(work.members, windows_per_pass(device or torch.device("cpu"))))
     for way in ways:
         need = held + host_bytes(work, way, on_gpu=on_gpu)
         if need <= budget.total and (not on_gpu or window_bytes(work, way) <= gpu_free):
@@ -135,7 +136,7 @@ def plan_memory(
 
 def leaner_way(way: MemoryPlan, *, members: int) -> MemoryPlan | None:
     """The next way that takes less memory; None after the leanest."""
-    ways = list(_ways(members))
+    ways = list(_ways(members, way.batch))
     return next(iter(ways[ways.index(way) + 1 :]), None) if way in ways else None
 
 
@@ -215,15 +216,15 @@ def held_bytes() -> int:
     return _field(_STATUS, "VmRSS") or 0
 
 
-def _ways(members: int) -> Iterator[MemoryPlan]:
+def _ways(members: int, batch: int) -> Iterator[MemoryPlan]:
     """Plans from the quickest to the leanest."""
     at_once = members
     while True:
-        yield MemoryPlan(BATCH, at_once, streamed=False)
+        yield MemoryPlan(batch, at_once, streamed=False)
         if at_once == 1:
             break
         at_once = math.ceil(at_once / 2)
-    yield MemoryPlan(BATCH, 1, streamed=True)
+    yield MemoryPlan(batch, 1, streamed=True)
 
 
 def _weights(work: StudySize, way: MemoryPlan) -> int:

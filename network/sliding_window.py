@@ -11,8 +11,8 @@ of the members, only the ensembles.
 
 Every pass has the same number of windows, the last one too (by repetition): convolutions of one window and of several
 may take different routes and differ in the last bits, and a window's result must not depend on how many others there
-are. On one thread a single window is also the dearest: PyTorch then leaves oneDNN for a convolution that unfolds the
-whole patch.
+are. On a GPU that number is one, so that nothing is repeated. On one thread of a CPU a single window is the dearest:
+PyTorch then leaves oneDNN for a convolution that unfolds the whole patch.
 """
 
 import functools
@@ -27,9 +27,7 @@ import torch
 from contract.images.volume import Box
 from network.device import Precision
 from network.malloc import freed_memory_kept
-
-BATCH = 2
-"""Windows per pass; more take more memory and no less time on a CPU."""
+from network.precision import computing_in
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def ensemble_probabilities(
     patch_size: tuple[int, int, int],
     mirror_axes: Sequence[int] = (),
     step: float = 0.5,
-    batch: int = BATCH,
+    batch: int | None = None,
     region: Box | None = None,
     at_once: int | None = None,
     precision: Precision = "fp32",
@@ -90,7 +88,7 @@ def ensemble_probabilities(
     step
         Distance of windows as a fraction of the patch, in (0, 1].
     batch
-        Windows per pass.
+        Windows per pass; None: as :func:`windows_per_pass` says.
     region
         Box of the study outside of which nothing is needed: windows that do not meet it are left out. Inside, not a
         bit changes; outside, what no window covers is 0.
@@ -111,6 +109,7 @@ def ensemble_probabilities(
     """
     if not ensembles or not all(ensembles):
         raise ValueError("no networks to predict with")
+    batch = batch or windows_per_pass(data.device)
     padded, inner = _pad(data, patch_size)
     windows = _needed_windows(window_slices(padded.shape[1:], patch_size, step), inner, region)
     passes = [windows[first : first + batch] for first in range(0, len(windows), batch)]
@@ -132,33 +131,9 @@ def ensemble_probabilities(
     return mean
 
 
-def precision_error(
-    networks: Networks,
-    data: torch.Tensor,
-    *,
-    members: Sequence[int],
-    patch_size: tuple[int, int, int],
-    mirror_axes: Sequence[int] = (),
-    batch: int = BATCH,
-) -> tuple[float, float]:
-    """Largest and mean difference of the members' averaged softmax between bf16 and fp32, on one pass of windows.
-
-    The windows are those around the study's middle. Parameters as in :func:`ensemble_probabilities`.
-    """
-    padded, _ = _pad(data, patch_size)
-    windows = window_slices(padded.shape[1:], patch_size)
-    middle = max(0, min(len(windows) // 2 - batch // 2, len(windows) - batch))
-    patches = _cut(padded, windows[middle : middle + batch], batch)
-    difference = torch.zeros((), device=data.device)
-    with torch.inference_mode():
-        for member in members:
-            network = _network(networks, member)
-            fp32, bf16 = (
-                torch.softmax(_mirrored_mean(network, patches, mirror_axes, precision), dim=1)
-                for precision in ("fp32", "bf16")
-            )
-            difference = difference + (bf16 - fp32) / len(members)
-    return float(difference.abs().max()), float(difference.abs().mean())
+def windows_per_pass(device: torch.device) -> int:
+    """How many windows a pass has: more take more memory and no less time, on a CPU from two on."""
+    return 1 if device.type == "cuda" else 2
 
 
 def window_slices(
@@ -180,7 +155,7 @@ def gaussian_weight(patch_size: Sequence[int]) -> torch.Tensor:
     return torch.from_numpy(weight.astype(np.float32))
 
 
-def slab_depth(size: Sequence[int], patch_size: Sequence[int], *, step: float = 0.5, batch: int = BATCH) -> int:
+def slab_depth(size: Sequence[int], patch_size: Sequence[int], *, step: float = 0.5, batch: int = 2) -> int:
     """Slices that the accumulators of a study of this size hold at a time, without a region."""
     padded = [max(length, patch) for length, patch in zip(size, patch_size, strict=True)]
     layers = _starts(padded[0], patch_size[0], step)
@@ -321,7 +296,7 @@ def _mirrored_mean(
     """Mean of the logits over all mirrored copies, each mirrored back; float32."""
     axes = [axis + 2 for axis in mirror_axes]
     combinations = [some for n in range(1, len(axes) + 1) for some in itertools.combinations(axes, n)]
-    with torch.autocast(patches.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+    with computing_in(precision, patches.device.type):
         total: torch.Tensor = network(patches).float()
         for flipped in combinations:
             total += torch.flip(network(torch.flip(patches, flipped)), flipped)

@@ -126,6 +126,12 @@ class Engine(ABC):
         device = choose_device(wanted)
         return device.kind, str(device)
 
+    def require_machine(self, run: RunIdentity, device: Kind) -> None:
+        """Raise ``OncoduetError`` unless the device can do what the profile asks of it; asked before ``run`` writes."""
+        from training.gpu_settings import require_settings  # noqa: PLC0415 - takes seconds to import
+
+        require_settings(run.profile, device)
+
     def keep(self, run: RunIdentity) -> CheckpointPolicy:
         """Which weights a run keeps; asked by :class:`training.run.Run`.
 

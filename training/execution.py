@@ -216,6 +216,7 @@ def _steps(
     if existing is not None and existing.state == "finished" and not folder.work.exists():
         logger.info("%s: finished already, nothing to do", folder.path)
         return existing
+    run.engine.require_machine(run, device)
     with writable(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
     with work_lock(folder.lock, wait=wait):

@@ -44,8 +44,8 @@ _PARAMETER_COPIES = 4
 _CPU_FEATURES = 4.5
 """Floats in memory per element of the convolutions' feature maps."""
 _CUDA_BYTES = 8e9 / (2 * 560e6)
-"""Bytes per element of the feature maps: nnU-Net's planner assumes 8 GB for 560 million elements in each of two
-patches."""
+"""Bytes per element of the feature maps in half precision: nnU-Net's planner assumes 8 GB for 560 million elements in
+each of two patches."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +243,7 @@ def needs(run: Run) -> Needs:
     elements = per_patch * full_resolution(run.plans).batch_size
     unique = {id(parameter): parameter.numel() for parameter in network.parameters()}
     parameters = sum(unique.values())
+    halves = 1 if run.profile.compute.amp in ("fp16", "bf16") else 2
     copies = 3 if run.keep == "best" else 2  # weights, momentum, and the best weights so far
     kept = run.profile.epochs // run.profile.keep_every_epochs + 1 if run.keep == "detection" else 0
     return Needs(
@@ -251,7 +252,7 @@ def needs(run: Run) -> Needs:
         kept=kept * _FLOAT * parameters,
         log=_BYTES_PER_EPOCH * run.profile.epochs,
         on_cpu=round(_FLOAT * (_PARAMETER_COPIES * parameters + _CPU_FEATURES * elements)),
-        on_cuda=round(_PARAMETER_COPIES * _FLOAT * parameters + _CUDA_BYTES * elements),
+        on_cuda=round(_PARAMETER_COPIES * _FLOAT * parameters + halves * _CUDA_BYTES * elements),
     )
 
 

@@ -14,7 +14,8 @@ from contract.card import Card
 from contract.errors import OncoduetError
 from contract.files.reading import sha256_json
 from contract.records import CheckpointPolicy
-from contract.schema import Count, Factor, Frozen, Name, named_toml, parse_toml
+from contract.schema import Count, Factor, Frozen, Name, later, named_toml, parse_toml
+from network.device import Precision
 from network.plans import edited_full_resolution
 
 PROFILES = Path(__file__).parent / "profiles"
@@ -49,6 +50,31 @@ class PlanEdits(Frozen):
     anchor_sizes_per_axis: Count | None = None
     """Anchor sizes per axis, in place of the configuration's; most of the heads' time goes into the 27 anchors of each
     position."""
+
+
+class Compute(Frozen):
+    """How a GPU computes a training; docs/reproducibility.md says what each key costs and gives up.
+
+    On the CPU none of these counts.
+    """
+
+    deterministic: bool = True
+    """Algorithms that give the same bits each time, as far as torch has them."""
+    cudnn_benchmark: bool = False
+    """cuDNN times its convolutions for each shape and takes the quickest, perhaps another one each time."""
+    compile: bool | Literal["auto"] = False
+    """Networks are compiled by torch; ``auto``: where the machine has what that needs."""
+    amp: Precision = "fp16"
+    """What networks compute in; see :mod:`network.precision`. Weights and sums are float32 always."""
+    channels_last: bool = False
+    """Channels are the innermost axis in memory."""
+
+    @classmethod
+    def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
+        """Timing decides nothing where bits have to repeat."""
+        if values.get("deterministic", True) is True and values.get("cudnn_benchmark", False) is True:
+            return ["cudnn_benchmark: expected false where deterministic is true, found true"]
+        return []
 
 
 class Profile(Frozen):
@@ -87,6 +113,7 @@ class Profile(Frozen):
     threads: Annotated[int, Field(ge=1, le=256)]
     """Threads of one operation on the CPU. Pinned, since another number gives other bits."""
     plan: PlanEdits | None = None
+    compute: Compute = later(Compute())
 
     @property
     def sha256(self) -> str:

@@ -55,6 +55,15 @@ class Run(RunIdentity):
         files["training_studies"] = folder.training_studies
         return {what: path for what, path in files.items() if path.is_file()}
 
+    def _computed(self, device: str) -> Mapping[str, str | bool]:
+        """How a GPU computes it, in addition to what holds for the whole process; on the CPU nothing."""
+        if device == "cpu":
+            return {}
+        from training.gpu_settings import compiles  # noqa: PLC0415 - takes seconds to import
+
+        compute = self.profile.compute
+        return {"amp": compute.amp, "channels_last": compute.channels_last, "compiled": compiles(compute)}
+
     def record(
         self,
         *,
@@ -80,7 +89,7 @@ class Run(RunIdentity):
                 **environment.hardware(device, self.profile.threads),
                 **({} if training_set is None else {"training_set": training_set}),
             },
-            torch=environment.torch_build() if state != "planned" else {},
+            torch={**environment.torch_build(), **self._computed(device)} if state != "planned" else {},
             container=environment.container(),
             command_line=environment.command_line(),
             prepared_folder=str(self.prepared.folder.resolve()),

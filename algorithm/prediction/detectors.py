@@ -9,6 +9,7 @@ or the user chooses.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -20,9 +21,10 @@ from network.detection.anchors import AnchorPlan, anchors_of_patch, level_stride
 from network.detection.clustering import BoxPostprocessing, BoxShape, CaseScore, ScoredBoxes
 from network.detection.inference import Detector, RawDetections, find_boxes
 from network.detection.painting import paint_boxes
+from network.device import Precision
 from network.placement import Placement
 from network.preprocessing import NetworkGrid, patch_size_zyx
-from network.sliding_window import NotFiniteError
+from network.sliding_window import Networks, NotFiniteError, Streamed
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,16 @@ class BoxMembers:
     segmentation: bool = False
     """Whether a study's segmentations are averaged too, for boxes that are painted with them."""
 
-    def find(self, data: torch.Tensor, grid: NetworkGrid, *, mirror_axes: Sequence[int], name: str) -> "StudyBoxes":
+    def find(
+        self,
+        data: torch.Tensor,
+        grid: NetworkGrid,
+        *,
+        mirror_axes: Sequence[int],
+        name: str,
+        precision: Precision = "fp32",
+        streamed: bool = False,
+    ) -> "StudyBoxes":
         """Search a study.
 
         Raises ``OncoduetError``: weights are not those that the bundle names, or a member gives NaN.
@@ -65,26 +76,51 @@ class BoxMembers:
             Where it is on the study grid.
         name
             The study's, for errors.
+        precision
+            What the networks compute in.
+        streamed
+            Whether one member after the other is loaded and dropped; the bits are the same.
         """
-        plans = self.bundle.plans
-        patch_size = patch_size_zyx(plans)
+        every = range(len(self.members))
+        turns = [[number] for number in every] if streamed else [list(every)]
+        networks = self.networks.streamed() if streamed else self.networks.resident()
+        search = partial(self._search, networks, data, mirror_axes=mirror_axes, name=name, precision=precision)
+        found = RawDetections.of_all([search(turn) for turn in turns])
+        return StudyBoxes(self.bundle, tuple(each.name for each in self.members), self.rules, found, grid)
+
+    def _search(
+        self,
+        networks: Networks,
+        data: torch.Tensor,
+        turn: Sequence[int],
+        *,
+        mirror_axes: Sequence[int],
+        name: str,
+        precision: Precision,
+    ) -> RawDetections:
+        """What some members find. A function of its own, so that they are gone before the next ones are loaded."""
+        plans, patch_size = self.bundle.plans, patch_size_zyx(self.bundle.plans)
+        plan_of = [self._anchors(self.members[number]) for number in turn]
         detectors = [
-            Detector(network, anchors_of_patch(anchors, level_strides(plans), patch_size, device=self.device))
-            for network, anchors in zip(self.networks.resident(), map(self._anchors, self.members), strict=True)
+            Detector(
+                networks.load(number) if isinstance(networks, Streamed) else networks[number],
+                anchors_of_patch(anchors, level_strides(plans), patch_size, device=self.device),
+            )
+            for number, anchors in zip(turn, plan_of, strict=True)
         ]
         try:
-            found = find_boxes(
+            return find_boxes(
                 detectors,
                 data,
                 patch_size=patch_size,
                 score_threshold=min(rule.score_threshold for rule in self.rules.values()),
                 mirror_axes=mirror_axes,
                 lesion_class=self.bundle.card.lesion_index if self.segmentation else None,
+                precision=precision,
             )
         except NotFiniteError as error:
-            file = self.bundle.folder / self.members[error.member].file
-            raise OncoduetError(file, expected=f"finite boxes for study {name}", found="NaN") from None
-        return StudyBoxes(self.bundle, tuple(each.name for each in self.members), self.rules, found, grid)
+            file = self.bundle.folder / self.members[turn[error.member]].file
+            raise OncoduetError(file, expected=f"finite boxes for study {name}", found=nan_in(precision)) from None
 
     @property
     def most_features(self) -> int:
@@ -136,6 +172,11 @@ class StudyBoxes:
         """Mean lesion probability by the segmentation heads, on the reference image along the card's axes."""
         mean = self.found.segmented([self.names.index(member.name) for member in members])
         return placement.to_reference(self.grid.to_study_grid(mean[None])[0])
+
+
+def nan_in(precision: Precision) -> str:
+    """What was found of a network without finite results, for messages."""
+    return "NaN" if precision == "fp32" else f"NaN in {precision}; --precision fp32 has a larger range or more digits"
 
 
 def load_box_members(

@@ -13,7 +13,7 @@ class PredictionOptions:
     mirroring: bool | None = None
     """Whether to average over mirrored copies of a study; None: as the card says."""
     precision: Precision = "fp32"
-    """Numeric precision of the networks."""
+    """What the networks compute in; see :mod:`network.precision`."""
     memory_gb: float | None = None
     """Memory that the process may use, in GB; None: what container, limits and machine leave to it."""
     device: Kind = "cpu"

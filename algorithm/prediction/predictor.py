@@ -26,7 +26,9 @@ from algorithm.prediction.detectors import (
     StudyBoxes,
     ensemble_rule,
     load_box_members,
+    nan_in,
 )
+from algorithm.prediction.measured_precision import log_error
 from algorithm.prediction.options import DEFAULTS, PredictionOptions
 from contract.archive.studies import read_grids
 from contract.card import Card, Localisation
@@ -35,12 +37,13 @@ from contract.images.volume import Box, Float32Array, Grid, Volume
 from contract.records import Member
 from contract.text import one_line
 from network.detection.clustering import BoxPostprocessing
-from network.device import free_device_memory, memory_or_refuse, out_of_memory
+from network.device import free_device_memory, out_of_memory
 from network.localisation import keep_near, organ_region
 from network.memory_plan import MemoryPlan, StudySize, held_bytes, leaner_way, memory_budget, plan_memory
 from network.placement import Placement
+from network.precision import slowdown
 from network.preprocessing import NetworkGrid, Preprocessed, most_features, network_size, patch_size_zyx, preprocess
-from network.sliding_window import NotFiniteError, ensemble_probabilities, precision_error
+from network.sliding_window import NotFiniteError, ensemble_probabilities, windows_per_pass
 from network.study import Scan, read_scan, stack
 
 logger = logging.getLogger(__name__)
@@ -122,39 +125,38 @@ class Predictor:
 
     def _predict(self, prepared: "_Prepared", way: MemoryPlan) -> "StudyPrediction":
         name, grid = prepared.name, prepared.preprocessed.grid
-        data = torch.from_numpy(prepared.preprocessed.data).to(self.options.device)
-        mirror_axes = (0, 1, 2) if self.mirroring else ()
-        boxes = None
-        if self.box_members.members:
-            boxes = self.box_members.find(data, grid, mirror_axes=mirror_axes, name=name)
         kept = prepared.placement.kept_box()
         region = None if kept is None else grid.region_of(kept)
-        by_names = self._probabilities(data, way, region=region, mirror_axes=mirror_axes, name=name)
-        return StudyPrediction(self.bundle, prepared.placement, prepared.content_sha256, grid, by_names, boxes)
-
-    def _probabilities(
-        self,
-        data: torch.Tensor,
-        way: MemoryPlan,
-        *,
-        region: Box | None,
-        mirror_axes: Sequence[int],
-        name: str,
-    ) -> dict[Names, Float32Array]:
-        """Probabilities of the ensembles that segment, on the network's grid; a leaner way where memory runs out."""
-        if not self.ensembles:
-            return {}
         leaner = leaner_way(way, members=len(self.members))
         try:
-            return self._by(way, data, region=region, mirror_axes=mirror_axes, name=name)
+            boxes, by_names = self._by(way, prepared.preprocessed, region=region, name=name)
+            return StudyPrediction(self.bundle, prepared.placement, prepared.content_sha256, grid, by_names, boxes)
         except (MemoryError, RuntimeError) as error:
             if leaner is None or not out_of_memory(error):
                 raise
             logger.warning("study %s: memory ran out (%s); the next way: %s", name, one_line(str(error)), leaner)
         free_device_memory()  # out here, where the error no longer holds it
-        return self._probabilities(data, leaner, region=region, mirror_axes=mirror_axes, name=name)
+        return self._predict(prepared, leaner)
 
     def _by(
+        self, way: MemoryPlan, preprocessed: Preprocessed, *, region: Box | None, name: str
+    ) -> tuple[StudyBoxes | None, dict[Names, Float32Array]]:
+        """Boxes and the ensembles' probabilities by one memory plan, which may need more memory than there is."""
+        data = torch.from_numpy(preprocessed.data).to(self.options.device)
+        mirror_axes = (0, 1, 2) if self.mirroring else ()
+        boxes = None
+        if self.box_members.members:
+            boxes = self.box_members.find(
+                data,
+                preprocessed.grid,
+                mirror_axes=mirror_axes,
+                name=name,
+                precision=self.options.precision,
+                streamed=way.streamed,
+            )
+        return boxes, self._probabilities(way, data, region=region, mirror_axes=mirror_axes, name=name)
+
+    def _probabilities(
         self,
         way: MemoryPlan,
         data: torch.Tensor,
@@ -163,20 +165,11 @@ class Predictor:
         mirror_axes: Sequence[int],
         name: str,
     ) -> dict[Names, Float32Array]:
-        """The same by one memory plan, which may need more memory than there is."""
+        """Probabilities of the ensembles that segment, on the network's grid."""
+        if not self.ensembles:
+            return {}
         bundle = self.bundle
         networks = self.networks.streamed() if way.streamed else self.networks.resident()
-        patch_size = patch_size_zyx(bundle.plans)
-        if self.options.precision == "bf16":
-            largest, mean = precision_error(
-                networks, data, members=range(len(self.segmenting)), patch_size=patch_size, mirror_axes=mirror_axes
-            )
-            logger.info(
-                "study %s: bf16 differs from fp32 by at most %.2g, on average %.2g, in the middle windows' probability",
-                name,
-                largest,
-                mean,
-            )
         index = {member.name: position for position, member in enumerate(self.segmenting)}
         try:
             mean_of = ensemble_probabilities(
@@ -184,7 +177,7 @@ class Predictor:
                 data,
                 ensembles=[[index[member.name] for member in ensemble] for ensemble in self.ensembles],
                 groups=_groups(bundle.card),
-                patch_size=patch_size,
+                patch_size=patch_size_zyx(bundle.plans),
                 mirror_axes=mirror_axes,
                 batch=way.batch,
                 at_once=way.at_once,
@@ -193,7 +186,8 @@ class Predictor:
             )
         except NotFiniteError as error:
             file = bundle.folder / self.segmenting[error.member].file
-            raise OncoduetError(file, expected=f"finite probabilities for study {name}", found="NaN") from None
+            found = nan_in(self.options.precision)
+            raise OncoduetError(file, expected=f"finite probabilities for study {name}", found=found) from None
         return {
             tuple(member.name for member in ensemble): each.numpy()
             for ensemble, each in zip(self.ensembles, mean_of, strict=True)
@@ -369,7 +363,6 @@ def load_predictor(
     """
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: TF32 has the ten digits of fp16
     device = torch.device(options.device)
     segmenting = _segmenting(members)
     singles = tuple((member,) for member in segmenting)
@@ -380,8 +373,7 @@ def load_predictor(
     budget = memory_budget(options.memory_gb)
     for each in (networks, box_members.networks):
         if held_bytes() + 2 * len(each) * each.member_bytes < budget.total:
-            with memory_or_refuse(f"{bundle.folder}: {len(each)} members on {device}", remedy=LEANER):
-                each.resident()  # weights that are wrong show before the first study
+            _load_if_there_is_room(each)  # weights that are wrong show before the first study
     locator = None
     if bundle.localisation is not None:
         locating = bundle.localisation.record.members
@@ -402,6 +394,35 @@ def load_predictor(
     return predictor
 
 
+def remark_on_precision(predictor: Predictor) -> None:
+    """Log how far the precision is from fp32, as far as it was measured; on the CPU warn where it is slower, too."""
+    precision, device = predictor.options.precision, predictor.options.device
+    log_error(predictor.bundle, precision)
+    loaded = [each for each in (predictor.networks, predictor.box_members.networks) if each.kept_bytes]
+    if precision == "fp32" or device != "cpu" or not loaded:
+        return
+    patch = patch_size_zyx(predictor.bundle.plans)
+    patches = torch.zeros((windows_per_pass(torch.device(device)), len(predictor.bundle.card.channels), *patch))
+    times = slowdown(loaded[0][0], patches, precision)
+    if times > _SLOWER:
+        logger.warning("%s takes %.1f times as long as fp32 on this CPU, for this network", precision, times)
+
+
+def _load_if_there_is_room(networks: MemberNetworks) -> None:
+    """Load weights that are going to stay; where memory runs out, each study finds a way with the memory there is."""
+    try:
+        networks.resident()
+        return
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        logger.warning("%d members do not fit into memory together (%s)", len(networks), one_line(str(error)))
+    networks.streamed()
+    free_device_memory()
+
+
+_SLOWER = 1.1
+"""Less may be noise."""
 _SMALL = 4
 """Ratio of window to study size, along any axis, from which the study is logged."""
 _NOT_FOUND = {"whole": "the whole scan is searched", "zero": "the likelihood is 0"}

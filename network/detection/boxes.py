@@ -92,7 +92,7 @@ def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
 
 def clip(boxes: Tensor, shape_zyx: Sequence[int]) -> Tensor:
     """Cut boxes (..., 6) at the edges of an array; a box outside becomes degenerate."""
-    upper = boxes.new_tensor([*shape_zyx, *shape_zyx])
+    upper = torch.tensor([*shape_zyx, *shape_zyx], dtype=boxes.dtype).to(boxes.device, non_blocking=True)
     return torch.minimum(boxes.clamp_min(0), upper)
 
 

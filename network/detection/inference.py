@@ -2,13 +2,12 @@
 
 Where the segmentation heads are asked for too, their answer comes from the same passes (:mod:`.segmentation`).
 
-Tiles are the windows of :mod:`network.sliding_window`, half a patch apart. Every pass has the same number of tiles, the
-last one too (by repetition): on one thread PyTorch takes a slower convolution for a single tile.
+Tiles are the windows of :mod:`network.sliding_window`, half a patch apart, and as many per pass as there.
 """
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,8 +17,10 @@ from contract.images.volume import Box, Float32Array
 from network.detection.clustering import BoxPostprocessing, ScoredBoxes, cluster, expected_predictions, joined
 from network.detection.segmentation import AveragedSegmentation
 from network.detection.tiles import boxes_of_tiles
+from network.device import Precision
 from network.malloc import freed_memory_kept
-from network.sliding_window import BATCH, window_slices
+from network.precision import computing_in
+from network.sliding_window import window_slices, windows_per_pass
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,12 @@ class RawDetections:
     """Mirrored copies of each tile, the tile itself included."""
     segmentations: tuple[Float32Array, ...] = ()
     """Lesion probability of each member's segmentation head, shape (z, y, x); empty unless requested."""
+
+    @classmethod
+    def of_all(cls, parts: Sequence["RawDetections"]) -> "RawDetections":
+        """What several members found in the same tiles and copies, searched in turns."""
+        boxes = tuple(each for part in parts for each in part.by_member)
+        return replace(parts[0], by_member=boxes, segmentations=tuple(s for part in parts for s in part.segmentations))
 
     def clustered(self, rule: BoxPostprocessing, members: Sequence[int] | None = None) -> ScoredBoxes:
         """Boxes of some members together, by falling score; None: of all."""
@@ -73,8 +80,9 @@ def find_boxes(
     score_threshold: float = 0.0,
     mirror_axes: Sequence[int] = (),
     step: float = 0.5,
-    batch: int = BATCH,
+    batch: int | None = None,
     lesion_class: int | None = None,
+    precision: Precision = "fp32",
 ) -> RawDetections:
     """What each member finds, so that any of them may be clustered together, by any rule.
 
@@ -91,15 +99,18 @@ def find_boxes(
     step
         Distance of tiles as a fraction of the patch, in (0, 1].
     batch
-        Tiles per pass.
+        Tiles per pass; None: as :func:`network.sliding_window.windows_per_pass` says.
     lesion_class
         Class of the segmentation heads whose probability is averaged too; None: they are not looked at.
+    precision
+        Of the networks' arithmetic; boxes, scores and segmentations are made in float32 always.
 
     Raises
     ------
     NotFiniteError
         A network gave NaN or infinite logits, deltas or segmentations; its index is named.
     """
+    batch = batch or windows_per_pass(data.device)
     shape = data.shape[1:]
     missing = [max(0, patch - length) for patch, length in zip(patch_size, shape, strict=True)]
     padded = nn.functional.pad(data, [side for length in reversed(missing) for side in (0, length)])
@@ -114,7 +125,8 @@ def find_boxes(
         for axes in copies:
             mirrored = torch.flip(patches, [axis + 2 for axis in axes])
             for member, detector in enumerate(detectors):
-                output = detector.network(mirrored)
+                with computing_in(precision, mirrored.device.type):
+                    output = detector.network(mirrored)
                 found = boxes_of_tiles(
                     output,
                     detector.anchors,

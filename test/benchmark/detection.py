@@ -50,7 +50,7 @@ from network.detection.inference import Detector, find_boxes
 from network.detection.retina_unet import RetinaUNet, build_retina_unet
 from network.detection.tiles import BOXES_PER_TILE, SAME_LESION_IOU, SMALLEST_SIZE_VOXELS, STRONGEST_ANCHORS
 from network.preprocessing import patch_size_zyx
-from network.sliding_window import BATCH, window_slices
+from network.sliding_window import window_slices, windows_per_pass
 from network.weights import load_weights
 from training.dataset.prepared import Prepared, load_prepared
 from training.profile import PROFILES
@@ -440,9 +440,10 @@ def thin_tiles(model: Model, network: nn.Module, image: Tensor, rule: BoxPostpro
     padded = nn.functional.pad(image, [side for length in reversed(missing) for side in (0, length)])
     tiles = window_slices(padded.shape[1:], model.patch, 0.5)
     boxes, scores = [torch.empty(0, 6)], [torch.empty(0)]
-    for first in range(0, len(tiles), BATCH):
-        some = tiles[first : first + BATCH]
-        filled = [*some, *[some[-1]] * (BATCH - len(some))]  # as ours: one tile alone takes PyTorch's slow convolutions
+    batch = windows_per_pass(image.device)
+    for first in range(0, len(tiles), batch):
+        some = tiles[first : first + batch]
+        filled = [*some, *[some[-1]] * (batch - len(some))]  # as ours: one tile alone takes PyTorch's slow convolutions
         output = network(torch.stack([padded[(slice(None), *tile)] for tile in filled]))
         for tile, logits, deltas in zip(some, output.logits, output.deltas, strict=False):
             strongest, chosen = logits.topk(min(STRONGEST_ANCHORS, len(flat)))

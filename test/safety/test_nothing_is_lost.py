@@ -112,6 +112,12 @@ ROWS: dict[tuple[str, str], Row] = {
         ("archive", "model"),
         ("batch.json", "predictions.json", "source.json", "card.toml", "failures.json", "10000_1000000"),
     ),
+    ("algorithm", "precision"): Row(
+        lambda world: ("algorithm", "precision", "--archive", world / "archive", "--model", world / "model"),
+        ("archive", "model"),
+        (),
+        ".json",
+    ),
     ("algorithm", "candidates"): Row(
         lambda demo: ("algorithm", "candidates", "--probability", demo / "maps" / "ce"),
         ("maps/ce",),

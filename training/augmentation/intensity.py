@@ -212,7 +212,7 @@ def _there_and_back(length: int, coarse: int, device: torch.device) -> torch.Ten
 
 def _kept(matrix: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Bring what all runs of the process share to the device, and wait: their streams do not wait for each other."""
-    kept = matrix.to(device)
+    kept = matrix.to(device, non_blocking=True)
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
     return kept

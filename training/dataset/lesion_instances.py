@@ -5,6 +5,7 @@ resampled neighbours merge, and a lesion that the patch's edge cuts falls into p
 the label map, go through the augmentation by nearest neighbour, and give the patch its boxes and its labels.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,31 +52,49 @@ def number_lesions(label: LabelArray, lesion_class: int) -> Instances:
 
 def labels_of(patch: Tensor, instances: Instances) -> Tensor:
     """Class indices of a patch of numbers, of any shape; negative values stay."""
-    classes = torch.tensor(instances.classes, dtype=patch.dtype, device=patch.device)
-    return torch.where(patch < 0, patch, classes[patch.clamp_min(0).long()])
+    label = patch.clone()
+    if instances.lesions:
+        label.masked_fill_((patch > 0) & (patch <= instances.lesions), instances.classes[1])
+    for number in range(instances.lesions + 1, len(instances.classes)):
+        label.masked_fill_(patch == number, instances.classes[number])
+    return label
 
 
-def lesion_boxes(patch: Tensor, instances: Instances, *, minimum_voxels: int = 1) -> Tensor:
-    """Boxes of the lesions in a patch.
+def lesion_boxes(patch: Tensor, instances: Instances) -> Tensor:
+    """Boxes of the lesions in one patch; see :func:`lesion_boxes_of_batch`."""
+    return lesion_boxes_of_batch([patch], [instances])[0]
+
+
+def lesion_boxes_of_batch(patches: Iterable[Tensor], instances: Sequence[Instances]) -> list[Tensor]:
+    """Boxes of the lesions in each patch of a batch; the host waits for the device once.
 
     Parameters
     ----------
-    patch
-        Numbers of a patch of the study, shape (z, y, x), on any device.
-    minimum_voxels
-        A lesion with fewer voxels in the patch has no box.
+    patches
+        Numbers of a patch of each study, shape (z, y, x), on any device.
 
     Returns
     -------
-    Shape (lesions, 6), float32, by rising number; see :mod:`network.detection.boxes`.
+    For each patch, shape (lesions in it, 6), float32, by rising number, on its device; see
+    :mod:`network.detection.boxes`.
     """
-    places = ((patch > 0) & (patch <= instances.lesions)).nonzero()
-    numbers = patch[places.unbind(1)].long()
-    count = instances.lesions + 1
-    index = numbers[:, None].expand(-1, 3)
-    lower = places.new_full((count, 3), max(patch.shape)).scatter_reduce(0, index, places, "amin")
-    upper = places.new_zeros((count, 3)).scatter_reduce(0, index, places + 1, "amax")
-    voxels = numbers.bincount(minlength=count)
-    present = voxels >= max(1, minimum_voxels)
-    present[0] = False
-    return torch.cat([lower, upper], dim=1)[present].float()
+    extents = [_extents(patch, own.lesions) for patch, own in zip(patches, instances, strict=True)]
+    on_host = torch.split(torch.cat(extents).cpu(), [len(each) for each in extents])
+    return [
+        boxes[boxes[:, 0] < boxes[:, 3]].float().to(each.device, non_blocking=True)
+        for boxes, each in zip(on_host, extents, strict=True)
+    ]
+
+
+def _extents(patch: Tensor, lesions: int) -> Tensor:
+    """First voxel and the one after the last of each number along each axis, (lesions, 6); upside down without any."""
+    number = patch.where((patch > 0) & (patch <= lesions), 0).long()
+    lower, upper = [], []
+    for axis, length in enumerate(patch.shape):
+        place = torch.arange(length, device=patch.device)
+        index = number * length + place.view([-1 if axis == each else 1 for each in range(3)])
+        seen = torch.zeros((lesions + 1) * length, dtype=torch.bool, device=patch.device)
+        seen = seen.scatter_(0, index.flatten(), True).view(lesions + 1, length)[1:]
+        lower.append(place.where(seen, length).amin(1))
+        upper.append((place + 1).where(seen, 0).amax(1))
+    return torch.stack([*lower, *upper], dim=1)

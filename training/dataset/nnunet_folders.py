@@ -11,7 +11,7 @@ from nnunetv2.training.dataloading import data_loader
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 SWITCHES = {
-    "nnUNet_compile": "false",  # compiled kernels would make the result depend on the compiler
+    "nnUNet_compile": "false",  # it would rename the weights; a profile's own key compiles in place
     "nnUNet_wandb_enabled": "0",  # nothing is sent anywhere
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with a fixed workspace
 }

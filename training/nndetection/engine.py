@@ -47,6 +47,9 @@ class NnDetection(Engine):
         kind: Kind = "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
         return kind, f"device: nnDetection's own torch decides; the machine has {there}"
 
+    def require_machine(self, run: RunIdentity, device: Kind) -> None:
+        """Nothing: of a profile only the name counts."""
+
     def keep(self, run: RunIdentity) -> CheckpointPolicy:
         """Always its last, averaged ones."""
         return "final"

@@ -39,7 +39,8 @@ class FocalLoss(nn.Module):
 
     With C classes and smoothing s the reference clamps the one-hot label to [s/(C-1), 1-s] and adds s to the weighted
     sum, so q = (1 - s) p_t + s (1 - p_t)/(C - 1) + s: bounded below by 2s for two classes, where the logarithm and its
-    gradient stay finite. The same is computed here by gathering p_t, without a one-hot array.
+    gradient stay finite. The same is computed here from p_t alone, which a sum over the classes picks out: the bits are
+    those of ``gather``, whose deterministic backward on a GPU sorts all voxels.
 
     alpha_t goes by the true class: ``background`` for class 0, ``foreground`` for each other class. The reference
     divides its list of alphas by the sum. For two classes that sum is 1; for more it would shrink the whole loss, and
@@ -59,7 +60,8 @@ class FocalLoss(nn.Module):
         """Loss of one resolution."""
         index = label.long()
         classes = logits.shape[1]
-        true_probability = torch.softmax(logits, dim=1).gather(1, index)
+        numbers = torch.arange(classes, device=logits.device).view(1, -1, 1, 1, 1)
+        true_probability = torch.where(index == numbers, torch.softmax(logits, dim=1), 0.0).sum(1, keepdim=True)
         s = self.smoothing
         q = (1 - s) * true_probability + s * (1 - true_probability) / (classes - 1) + s
         loss = -((1 - q).clamp_min(0) ** self.gamma) * q.log()  # rounding may lift q above 1

@@ -8,7 +8,6 @@ run that resumes from a checkpoint is bit-identical to an uninterrupted one.
 
 import logging
 import math
-import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -47,6 +46,7 @@ from training.dataset.nnunet_folders import batches_on_one_thread, nnunet_folder
 from training.dataset.prepared import case_files
 from training.dataset.preprocessed import IMAGE, LABEL, class_voxels, open_array
 from training.engine import Trained
+from training.gpu_settings import scales_gradients, settle_network, settle_process
 from training.interleaving import Clock, Steps, interleave
 from training.nnunet.process_state import ProcessState
 from training.nnunet.segmentation_losses import build_loss
@@ -104,11 +104,11 @@ def steps(
     kind
         The trainer; by default nnU-Net's.
     """
-    _settle(task)
     clock, state = Clock(), ProcessState(torch.device(task.device), threads=task.profile.threads)
 
     @contextmanager
     def context() -> Iterator[None]:
+        settle_process(task.profile.compute, task.device)
         with clock.running(), state.context(), batches_on_one_thread():
             yield
 
@@ -157,6 +157,8 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
     The base class reads its own constructor's arguments by name, hence the same ones here and ``take`` for the rest.
     """
 
+    grad_scaler: Any
+
     def __init__(
         self, plans: dict[str, Any], configuration: str, fold: int, dataset_json: dict[str, Any], device: torch.device
     ) -> None:
@@ -174,6 +176,8 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         """Set what the task says in place of nnU-Net's constants."""
         profile = task.profile
         self.task = task
+        if not scales_gradients(profile.compute, task.device):
+            self.grad_scaler = None
         self.preprocessed_dataset_folder_base = str(task.prepared)
         self.preprocessed_dataset_folder = str(task.prepared / "cases")
         self.num_epochs = profile.epochs
@@ -210,6 +214,7 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         """Build network, optimiser and loss; the initial weights follow from the seed."""
         seed_generators(self.task.seed, "initial weights")
         super().initialize()
+        settle_network(self.network, self.task.profile.compute, self.task.device)
 
     def build_network_architecture(self, plans_manager: Any, *_: Any) -> torch.nn.Module:
         """The plan's network; nnU-Net's trainer asks for it by the first parameter's name."""
@@ -356,10 +361,16 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
 
     def batch_loss(self, batch: dict[str, Any]) -> torch.Tensor:
         """The scalar that a step minimises."""
-        data = batch["data"].to(self.device, non_blocking=True)
+        data = self.on_device(batch["data"])
         target = [each.to(self.device, non_blocking=True) for each in batch["target"]]
         loss: torch.Tensor = self.loss(self.network(data), target)
         return loss
+
+    def on_device(self, data: torch.Tensor) -> torch.Tensor:
+        """Patches where the network is, in the layout that it has."""
+        data = data.to(self.device, non_blocking=True)
+        last = self.device.type == "cuda" and self.task.profile.compute.channels_last
+        return data.contiguous(memory_format=torch.channels_last_3d) if last else data
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         """Fetch the epoch's losses and log their mean."""
@@ -531,14 +542,6 @@ def seed_generators(seed: int, moment: str) -> None:
     torch.manual_seed(torch_seed)
 
 
-def _settle(task: Task) -> None:
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    if task.device == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-
-
 def _resume(trainer: Trainer, checkpoint: Checkpoint) -> None:
     try:
         trainer.resume(checkpoint)
@@ -558,7 +561,8 @@ def _folders(task: Task, scratch: Path) -> AbstractContextManager[None]:
 def copied_weights(network: torch.nn.Module) -> Weights:
     """The weights as they are now; names that share one tensor (nnU-Net has many) share one copy."""
     state = network.state_dict()
-    copies = {tensor.data_ptr(): tensor.detach().cpu().clone() for tensor in state.values()}
+    plain = torch.contiguous_format
+    copies = {tensor.data_ptr(): tensor.detach().cpu().clone(memory_format=plain) for tensor in state.values()}
     return {name: copies[tensor.data_ptr()] for name, tensor in state.items()}
 
 

@@ -57,10 +57,10 @@ def match_anchors(anchors: Sequence[Tensor], boxes: Tensor, *, nearest: int = NE
     positive = overlap >= overlap.mean(dim=1, keepdim=True) + deviation
     best = boxes.new_zeros(len(matched))  # so that an anchor without any overlap stays negative
     for lesion in range(len(boxes)):
-        own, own_overlap = indices[lesion][positive[lesion]], overlap[lesion][positive[lesion]]
-        better = own_overlap > best[own]
-        best[own[better]] = own_overlap[better]
-        matched[own[better]] = lesion
+        own = indices[lesion]  # all of them, whether positive or not: the device need not tell the host how many
+        better = positive[lesion] & (overlap[lesion] > best[own])
+        best[own] = torch.where(better, overlap[lesion], best[own])
+        matched[own] = torch.where(better, lesion, matched[own])
     return matched
 
 

@@ -22,6 +22,7 @@ import torch
 from network.detection.boxes import iou
 from network.detection.clustering import BoxPostprocessing, Float64Array, ScoredBoxes
 from network.detection.inference import Detector, RawDetections, find_boxes
+from network.precision import choose_precision
 from training.dataloading.instance_studies import InstanceStudies
 from training.dataset.lesion_instances import lesion_boxes
 
@@ -49,12 +50,13 @@ class SearchedStudy:
 def search(
     detector: Detector, studies: InstanceStudies, case_ids: Sequence[str], *, patch_size: tuple[int, int, int]
 ) -> list[SearchedStudy]:
-    """Search studies, each once."""
+    """Search studies, each once, in the precision that predictions have by default."""
+    precision = choose_precision("auto", "cuda" if studies.device.type == "cuda" else "cpu")
     searched = []
     for case_id in case_ids:
         study = studies.by_id[case_id]
         image = study.image.to(detector.anchors[0].device).float()
-        found = find_boxes([detector], image, patch_size=patch_size)
+        found = find_boxes([detector], image, patch_size=patch_size, precision=precision)
         lesions = lesion_boxes(study.label, studies.instances[case_id]).cpu().numpy().astype(np.float64)
         searched.append(SearchedStudy(found, lesions))
     return searched

@@ -93,7 +93,7 @@ class DetectionLoss(nn.Module):
 
 
 def sample(matched: Tensor, logits: Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw positive and negative anchors over a whole batch.
+    """Draw positive and negative anchors over a whole batch; the host waits for the device once.
 
     Parameters
     ----------
@@ -107,7 +107,9 @@ def sample(matched: Tensor, logits: Tensor, sampling: Sampling, generator: torch
     Indices into the flattened batch, int64: positive ones and negative ones.
     """
     found = matched.flatten() != NOTHING
-    positive, negative = found.nonzero()[:, 0], (~found).nonzero()[:, 0]
+    count = int(found.sum())
+    positive = torch.nonzero_static(found, size=count)[:, 0]
+    negative = torch.nonzero_static(~found, size=len(found) - count)[:, 0]
     most = sampling.per_patch * len(matched) // (1 + sampling.negatives_per_positive)
     positive = positive[_permutation(len(positive), generator, positive.device)[:most]]
     wanted = sampling.negatives_per_positive * max(1, len(positive))
@@ -124,11 +126,11 @@ def _box_loss(
         return deltas.sum() * 0
     flat = torch.cat([level.flatten(0, 1) for level in anchors])
     patch, anchor = positive // len(flat), positive % len(flat)
-    first = torch.tensor([0, *(len(boxes) for boxes in lesions)], device=matched.device).cumsum(0)
+    first = torch.tensor([0, *(len(boxes) for boxes in lesions)]).cumsum(0).to(matched.device, non_blocking=True)
     truth = torch.cat(list(lesions))[first[patch] + matched[patch, anchor]]
     boxes = decode(deltas[patch, anchor].float(), flat[anchor])
     return (1 - giou(boxes, truth)).mean()
 
 
 def _permutation(count: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    return torch.randperm(count, generator=generator, device=generator.device).to(device)
+    return torch.randperm(count, generator=generator, device=generator.device).to(device, non_blocking=True)

@@ -24,7 +24,7 @@ from training.configuration import DetectorConfiguration
 from training.dataloading.instance_studies import InstanceStudies, numbered_studies
 from training.dataloading.resident_studies import ResidentStudies, resident_studies
 from training.dataloading.training_set import home
-from training.dataset.lesion_instances import labels_of, lesion_boxes
+from training.dataset.lesion_instances import labels_of, lesion_boxes_of_batch
 from training.engine import Trained
 from training.interleaving import Steps
 from training.nnunet import trainer as nnunet
@@ -182,10 +182,10 @@ class DetectorTrainer(Trainer):
 
     def _judged(self, batch: dict[str, Any]) -> tuple[torch.Tensor, DetectorOutput, torch.Tensor]:
         """Loss of a batch, what the network says of it, and the classes (batch, 1, z, y, x)."""
-        data = batch["data"].to(self.device, non_blocking=True)
+        data = self.on_device(batch["data"])
         numbers = batch["target"][0].to(self.device, non_blocking=True)
         own = [self.instances[case_id] for case_id in batch["keys"]]
-        boxes = [lesion_boxes(patch[0], instances) for patch, instances in zip(numbers, own, strict=True)]
+        boxes = lesion_boxes_of_batch(numbers[:, 0], own)
         label = torch.stack([labels_of(patch, instances) for patch, instances in zip(numbers, own, strict=True)])
         output = self.network(data)
         return self.loss(output, self.anchors, boxes, label, self.generator).total, output, label

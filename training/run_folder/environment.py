@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from contract.provenance import VERSION
+from network.device import machine_gpu
 
 
 @cache
@@ -33,7 +34,8 @@ def hardware(device: str, threads: int) -> Mapping[str, str | int]:
     if device == "cuda":
         import torch  # noqa: PLC0415 - takes seconds to import
 
-        described["gpu"] = torch.cuda.get_device_name()
+        gpu = machine_gpu()
+        described |= {"gpu": torch.cuda.get_device_name(), "driver": gpu.driver if gpu else "unknown"}
     job = os.environ.get("SLURM_JOB_ID")
     return described | ({"slurm_job": job} if job else {})
 
@@ -53,6 +55,7 @@ def torch_build() -> Mapping[str, str | int | bool]:
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "cudnn_deterministic": torch.backends.cudnn.deterministic,
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
     }
 
 

@@ -306,10 +306,28 @@ def test_a_study_larger_than_the_memory_is_refused(bench):
     assert not bench.output.exists()
 
 
-def test_the_log_says_how_memory_is_used_and_how_far_bf16_is_off(bench):
-    bench.run.succeeds(*bench.arguments, "--memory-gb", "50", "--precision", "bf16", "--no-mirroring")
+def test_the_log_says_how_memory_is_used(bench):
+    bench.run.succeeds(*bench.arguments, "--memory-gb", "50", "--no-mirroring")
     assert "of 50.0 GB (--memory-gb): 2 windows per pass, 2 members at a time, weights resident" in bench.run.stdout
-    assert "bf16 differs from fp32 by at most" in bench.run.stdout
+
+
+def test_auto_is_fp32_on_the_cpu_and_has_its_bytes(bench, tmp_path):
+    maps = []
+    for words in ((), ("--precision", "fp32")):
+        bench.run.succeeds(*bench.arguments, "--no-mirroring", *words)
+        maps.append(only(bench.output / MAP).read_bytes())
+    assert maps[0] == maps[1]
+
+
+@pytest.mark.parametrize("command", [(), ("batch",), ("serve", "--port", "0")])
+def test_tf32_is_refused_on_a_cpu(bench, monkeypatch, command, tmp_path):
+    monkeypatch.setattr("algorithm.__main__.end_process", lambda status: None)  # the test's process continues
+    archive = ("--archive", tmp_path) if command == ("batch",) else ()
+    message = bench.run.fails(*command, *archive, *bench.arguments[2:], "--precision", "tf32")
+    assert message.startswith(
+        "error: --precision tf32: expected a GPU of compute capability 8.0 or newer, found the CPU"
+    )
+    assert not bench.output.exists()
 
 
 @pytest.mark.parametrize("amount", ["0", "-1", "nan", "inf"])

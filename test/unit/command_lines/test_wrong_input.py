@@ -69,6 +69,8 @@ GOOD = {
     "training predict": "--run {runs/ce_fold0_restart1} --archive {archive} --output {new}",
     "algorithm": "--input {input} --output {new} --model {model} --no-mirroring --threads 1",
     "algorithm batch": "--archive {archive} --output {new} --model {model} --no-mirroring --threads 1",
+    "algorithm precision": "--archive {archive} --output {new}.json --model {model} --studies 1 --no-mirroring "
+    "--threads 1",
     "algorithm candidates": "--probability {probability} --output {new} --card {card.toml}",
     "algorithm baseline": "--archive {archive} --card {card.toml} --output {new}",
     "evaluation": "--input {submission} --truth {truth} --output {new}",

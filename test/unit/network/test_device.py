@@ -104,6 +104,15 @@ def test_a_gpu_that_is_hidden_on_purpose_is_not_used(machine, monkeypatch, visib
         choose_device("cuda", root=root)
 
 
+@pytest.mark.parametrize("visible", ["7", "GPU-0a1b", "7,8"])
+def test_a_gpu_by_a_name_that_does_not_exist_is_refused(machine, monkeypatch, visible):
+    root = machine(H200)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    for wanted in ("auto", "cuda"):
+        with refused_with(f"--device {wanted}", found=f"does CUDA_VISIBLE_DEVICES='{visible}' name a GPU that is not"):
+            choose_device(wanted, root=root)
+
+
 def test_an_unused_gpu_is_mentioned(machine):
     assert choose_device("cpu", root=machine(T4)).why == "as asked for, although the machine has Tesla T4"
 

@@ -139,8 +139,8 @@ class T4:
 @pytest.mark.parametrize(
     ("work", "way"),
     [
-        (replace(CT, network=(95, 180, 270), patch_size=(80, 128, 224)), MemoryPlan(2, 4, streamed=False)),
-        (replace(BPMRI, patch_size=(20, 320, 256)), MemoryPlan(2, 20, streamed=False)),
+        (replace(CT, network=(95, 180, 270), patch_size=(80, 128, 224)), MemoryPlan(1, 4, streamed=False)),
+        (replace(BPMRI, patch_size=(20, 320, 256)), MemoryPlan(1, 20, streamed=False)),
     ],
     ids=["pdac-4-members", "cspca-20-members"],
 )
@@ -154,12 +154,12 @@ def test_equal_studies_get_the_same_plan_whatever_torch_has_cached(monkeypatch, 
 
 def test_what_others_hold_of_the_gpu_counts(monkeypatch):
     gpu = T4(monkeypatch)
-    least = window_bytes(CT, MemoryPlan(2, 1, streamed=True))
+    least = window_bytes(CT, MemoryPlan(1, 1, streamed=True))
     gpu.TOTAL = least
-    assert gpu.predict(CT, kept=0) == MemoryPlan(2, 1, streamed=True)
-    gpu.reserved, gpu.TOTAL = 0, window_bytes(CT, MemoryPlan(2, 4, streamed=False))
+    assert gpu.predict(CT, kept=0) == MemoryPlan(1, 1, streamed=True)
+    gpu.reserved, gpu.TOTAL = 0, window_bytes(CT, MemoryPlan(1, 4, streamed=False))
     gpu.reserved = gpu.allocated = 4 * CT.member_bytes  # weights count once
-    assert gpu.predict(CT, kept=gpu.allocated) == MemoryPlan(2, 4, streamed=False)
+    assert gpu.predict(CT, kept=gpu.allocated) == MemoryPlan(1, 4, streamed=False)
     gpu.reserved, gpu.allocated, gpu.TOTAL = 0, 0, least - 1
     with pytest.raises(OncoduetError, match=r"s: needs \d\.\d GB of the GPU's memory; \d\.\d GB available"):
         gpu.predict(CT, kept=0)

@@ -12,6 +12,7 @@ from contract.files.atomic import write_json
 from contract.files.reading import read_json, sha256_file, sha256_json
 from contract.records import RunRecord, read_record, write_record
 from network.architecture import build_network
+from network.device import ComputeDevice
 from network.weights import load_weights, tensors_sha256
 from training.execution import execute
 from training.run_folder.folder import RunFolder
@@ -224,6 +225,16 @@ def test_a_run_does_not_resume_on_another_kind_of_device(planned, tmp_path, by, 
     with refused_with(problem="the checkpoint was written on cuda", found="cpu; "):
         execute(run, folder.path, device="cpu")
     assert checkpoints.newest().epoch == written.epoch
+
+
+def test_a_run_begun_on_the_cpu_does_not_resume_on_a_gpu(planned, tmp_path, monkeypatch, interrupt_after):
+    run, folder = planned(), RunFolder(tmp_path / "run")
+    interrupt_after(2, run, folder.path, PowerCutError)
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    monkeypatch.setattr("training.execution.choose_device", lambda _: ComputeDevice("cuda", "a GPU", "torch", "a test"))
+    with refused_with(problem="the checkpoint was written on cpu", found="cuda; use --device cpu, or a new --output"):
+        execute(run, folder.path, device="cuda")
+    assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
 
 
 def test_a_record_names_all_that_decides_the_last_bits(planned, prepared_folder, tmp_path, monkeypatch):

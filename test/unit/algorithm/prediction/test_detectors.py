@@ -9,7 +9,7 @@ from refusals import refused_with
 
 from algorithm.__main__ import main
 from algorithm.outputs.study_output import detect
-from algorithm.prediction.bundle import read_bundle
+from algorithm.prediction.bundle import MemberNetworks, read_bundle
 from algorithm.prediction.detectors import BoxChoice, load_box_members, mean_rule
 from algorithm.prediction.ensembles import choose_ensembles
 from algorithm.prediction.options import PredictionOptions
@@ -393,3 +393,31 @@ def test_a_rule_with_an_unknown_fill_is_wrong_input(batch, with_rules, bundle, s
     code, message = batch("--members", "retina-unet")
     assert code == 3
     assert "002.box_rule.json" in message and "fill" in message
+
+
+def test_where_memory_runs_out_detectors_take_turns_and_find_the_same(bundle, predicted, tmp_path, monkeypatch, caplog):
+    """Boxes are found first; all four networks at a time do not fit."""
+    load, held = MemberNetworks.resident, []
+
+    def too_many(self):
+        held.append(len(self))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    predictor = load_predictor(bundle, bundle.record.members, PredictionOptions(mirroring=False))
+    channels = {name: tmp_path / f"p0_s0_{name}.mha" for name in bundle.card.channel_names}
+    monkeypatch.setattr(MemberNetworks, "resident", too_many)
+    found = predictor.predict(channels, name="p0_s0")
+    monkeypatch.setattr(MemberNetworks, "resident", load)
+    assert held and "weights streamed" in caplog.text
+    for member in bundle.record.members:
+        np.testing.assert_array_equal(found.ensemble([member]).array, predicted.ensemble([member]).array)
+
+
+def test_detectors_compute_in_half_precision_too(bundle, make_channels, tmp_path):
+    detector = bundle.record.members[2]
+    predictor = load_predictor(bundle, [detector], PredictionOptions(mirroring=False, precision="bf16"))
+    dtypes = set()
+    predictor.box_members.networks[0].register_forward_hook(lambda *ended: dtypes.add(ended[-1].logits.dtype))
+    found = predictor.predict(make_channels(tmp_path, "p0_s0"), name="p0_s0")
+    assert dtypes == {torch.bfloat16}
+    assert found.ensemble([detector]).array.dtype == np.float32

@@ -44,6 +44,14 @@ def test_processes_share_the_training_set_and_have_their_own_lesion_numbers(camp
     assert two == 2 * one - without.images  # images are read before processes fork, numbers made after
 
 
+def test_features_take_twice_as_much_of_a_gpu_in_single_precision(planned, edited_profile):
+    half = needs(planned())
+    single = needs(planned(profile=edited_profile(("[plan]", '[compute]\namp = "fp32"\n\n[plan]'))))
+    features = half.on_cuda - 4 * half.weights  # weights, gradients, momentum and a copy are float32 in both
+    assert single.on_cuda - half.on_cuda == pytest.approx(features, abs=1)
+    assert single.on_cpu == half.on_cpu
+
+
 def test_box_heads_count_in_addition_to_the_u_net(campaign_file, tmp_path):
     planned_runs = load_campaign(campaign_file(configurations=["retina-unet", "ce"], folds=[0])).planned
     need = {planned.run.configuration.name: needs(planned.run) for planned in planned_runs}

@@ -68,13 +68,6 @@ def test_boxes_hold_their_lesions_exactly(two_lesions):
     assert boxes.tolist() == [[axis.start for axis in place] + [axis.stop for axis in place] for place in found]
 
 
-def test_lesion_remnants_below_the_minimum_size_have_no_box(two_lesions):
-    instances = number_lesions(two_lesions, 2)
-    patch = torch.from_numpy(instances.array[:, :13])  # of the second lesion one plane of 5 x 8 voxels
-    assert len(lesion_boxes(patch, instances, minimum_voxels=40)) == 2
-    assert lesion_boxes(patch, instances, minimum_voxels=41).tolist() == [[2, 5, 6, 7, 11, 14]]
-
-
 def test_a_lesion_that_the_patch_cuts_in_pieces_keeps_one_box():
     label = np.zeros((3, 12, 12), np.int32)
     label[:, 1:11, 1:3] = label[:, 1:11, 8:10] = label[:, 1:3, 1:10] = 1  # a horseshoe

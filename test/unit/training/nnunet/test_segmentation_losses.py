@@ -10,7 +10,7 @@ from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
 from training.engine import load_configuration
-from training.nnunet.segmentation_losses import build_loss
+from training.nnunet.segmentation_losses import FocalLoss, build_loss
 
 SMOOTHING = 1e-5
 
@@ -153,3 +153,18 @@ def test_ce_dice_is_nnunets_own_loss(batch_dice):
     logits, label = example(3, scale=2.0)
     logits, label = torch.tensor(logits, dtype=torch.float32), torch.tensor(label, dtype=torch.int16)
     assert loss_of("ce-dice", batch_dice=batch_dice)(logits, label).item() == stock(logits, label).item()
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_the_focal_loss_has_the_bits_of_one_that_gathers(classes):
+    logits, label = example(classes, scale=5.0)
+    index, gamma, s = torch.tensor(label), 2.0, 1e-5
+    ours, theirs = (torch.tensor(logits, dtype=torch.float32, requires_grad=True) for _ in range(2))
+    true = torch.softmax(theirs, dim=1).gather(1, index)
+    q = (1 - s) * true + s * (1 - true) / (classes - 1) + s
+    expected = (-((1 - q).clamp_min(0) ** gamma) * q.log()).mean()
+    found = FocalLoss(gamma=gamma, alpha=None, smoothing=s)(ours, index)
+    found.backward()
+    expected.backward()
+    assert torch.equal(found, expected)
+    assert torch.equal(ours.grad, theirs.grad)
