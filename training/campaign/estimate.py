@@ -1,6 +1,7 @@
 """What a campaign will cost: hours, disk and memory, and whether the machine has them.
 
-Hours are measured: on the epochs that runs of this plan have done, else on a few training steps made for the purpose.
+Hours are measured: on the epochs that runs of this plan have done, else on a few training steps
+(``training.campaign.probe``).
 Disk and memory follow from the plan by the numbers below, so that an estimate is cheap and a campaign that cannot
 succeed is refused before its first iteration.
 
@@ -14,37 +15,25 @@ The largest of them was measured with nnU-Net's loader only. For networks that f
 1.43 times what four of these plans needed.
 """
 
-import itertools
 import math
-import multiprocessing
-import os
-import platform
 import shutil
 import statistics
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from contract.errors import OncoduetError
 from contract.files.reading import read_json
-from contract.process.signals import children_that_end_with_us, leave_last_word_to_parent
 from network.plans import full_resolution
-from training.campaign.devices import CudaDevice, see_only
+from training.campaign.devices import CudaDevice
 from training.campaign.plan import Campaign
+from training.campaign.probe import LIMIT_S, EpochTime, device_name, probe
 from training.campaign.status import CampaignStatus, Progress, clock, hours
 from training.engine import Run
-from training.execution import execute
 
 GB = 10**9
-PROBE_STEPS = 5
-PROBE_S = 15.0
-VALIDATION_STEP = 1 / 3
-"""Of a training step: it goes forward only."""
 
 _FLOAT, _HALF, _LABEL = 4, 2, 2
 _CHECKPOINTS = 3
@@ -104,15 +93,6 @@ class Capacity:
     """Whether other machines do it: then only the disk is ours."""
     memory_gb: float | None = None
     """What each process is given, where that was said."""
-
-
-@dataclass(frozen=True)
-class EpochTime:
-    """How long an epoch takes."""
-
-    epoch_s: float
-    source: str
-    """What the number was taken from."""
 
 
 @dataclass(frozen=True)
@@ -283,7 +263,7 @@ def hours_line(status: CampaignStatus, capacity: Capacity, epoch_times: dict[Run
     if not missing:
         return "hours: not known" if uncounted else "hours: nothing to do"
     if len(known) < len(epoch_times):
-        return f"hours: not known: no training step ended within {PROBE_S:.0f} s on {_device_name(capacity.devices)}"
+        return f"hours: not known: no training step ended within {LIMIT_S:.0f} s on {device_name(capacity.devices)}"
     for progress in missing:
         each = epoch_times[_kind(progress.planned.run)]
         assert each is not None
@@ -296,62 +276,6 @@ def hours_line(status: CampaignStatus, capacity: Capacity, epoch_times: dict[Run
         f"hours: about {hours(total_s)} {unit} for {len(missing)} runs, "
         f"{clock(total_s / at_once)} by the clock with {parallel} ({source})"
     )
-
-
-def probe(run: Run, devices: Sequence[CudaDevice] = ()) -> EpochTime | None:
-    """Time a few real training steps, in a process and a folder that are gone afterwards; None if none ended in time.
-
-    The first step is longer than the others (it reads studies), so it counts only where it was the only one. A child
-    that fails raises nothing here: the run itself will.
-    """
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe(duplex=False)
-    with tempfile.TemporaryDirectory(prefix="oncoduet-probe-") as folder:
-        index = devices[0].index if devices else None
-        process = context.Process(target=_steps, args=(run, Path(folder) / "run", index, theirs))
-        with children_that_end_with_us():
-            process.start()
-        theirs.close()
-        times: list[float] = []
-        until = time.monotonic() + PROBE_S
-        try:
-            while len(times) <= PROBE_STEPS + 1 and ours.poll(max(0.0, until - time.monotonic())):
-                times.append(ours.recv())
-        except EOFError:
-            pass  # a very short run has ended
-        finally:
-            process.kill()
-            process.join()
-    steps = [after - before for before, after in itertools.pairwise(times)]  # from the training's start on
-    if not steps:
-        return None
-    counted = steps[1:] or steps
-    profile = run.profile
-    epoch_s = statistics.median(counted) * (
-        profile.iterations_per_epoch + VALIDATION_STEP * profile.validation_iterations_per_epoch
-    )
-    many = f"{len(counted)} training steps" if len(counted) > 1 else "a single training step"
-    return EpochTime(epoch_s, f"from {many} timed on {_device_name(devices)}")
-
-
-def _steps(run: Run, folder: Path, index: int | None, times: Connection) -> None:
-    """The probe's process."""
-    leave_last_word_to_parent()
-    if index is not None:
-        see_only(index)
-
-    def tell(_: int) -> None:
-        try:
-            times.send(time.monotonic())
-        except BrokenPipeError:
-            os._exit(0)
-
-    try:
-        tell(0)
-        execute(run, folder, device="cpu" if index is None else "cuda", on_iteration=tell)
-    finally:
-        times.close()
-        os._exit(0)
 
 
 def _remembered(behind: Sequence[Progress]) -> EpochTime:
@@ -380,10 +304,6 @@ def _by_kind(missing: Sequence[Progress]) -> dict[RunKind, Run]:
 
 def _kind(run: Run) -> RunKind:
     return run.configuration.engine, run.configuration.stage
-
-
-def _device_name(devices: Sequence[CudaDevice]) -> str:
-    return devices[0].name if devices else f"this machine's CPU ({platform.machine()})"
 
 
 def _existing(folder: Path) -> Path:
