@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 
 from rich.console import Console
 
+from contract.files.locks import kind_of_locks
 from network.device import Device
 from training.campaign.console import Display
 from training.campaign.devices import chosen_devices, see_only
@@ -68,6 +69,7 @@ def make_locally(campaign: Campaign, *, console: Console, device: Device) -> Non
     status = monitor.look()
     estimate_costs(campaign, status, capacity).refuse_if_short(campaign)
     with campaign_lock(campaign.output):
+        console.print(kind_of_locks(campaign.output), soft_wrap=True, markup=False)
         missing = [run.planned.run for run in status.runs if run.state != "finished"]
         held = [] if capacity.devices else _read_studies(missing)
         with Display(monitor, console) as display:
