@@ -149,7 +149,7 @@ def estimate_costs(campaign: Campaign, status: CampaignStatus, capacity: Capacit
 
     missing, uncounted = _missing(status)
     need = {kind: needs(run) for kind, run in _by_kind(missing).items()}
-    of = [need[_kind(progress.planned.run)] for progress in missing]
+    of = [need[kind_of(progress.planned.run)] for progress in missing]
     at_once = min(len(missing), capacity.processes * capacity.packed)
     disk = sum(each.disk_when_finished for each in of) + at_once * max((each.disk_at_work for each in of), default=0)
     on_cuda = bool(capacity.devices)
@@ -238,10 +238,10 @@ def _training_voxels(run: Run) -> float:
     return voxels
 
 
-def epoch_times(status: CampaignStatus, capacity: Capacity) -> dict[RunKind, EpochTime | None]:
+def epoch_times(status: CampaignStatus, capacity: Capacity | None) -> dict[RunKind, EpochTime | None]:
     """How long an epoch takes, for each kind of network that has runs to be made; None where a probe gave nothing.
 
-    Taken from epochs that runs of the campaign have done; else steps are made and timed.
+    Taken from epochs that runs of the campaign have done; else steps are made and timed, unless ``capacity`` is None.
     """
     missing, _ = _missing(status)
     found: dict[RunKind, EpochTime | None] = {}
@@ -249,9 +249,12 @@ def epoch_times(status: CampaignStatus, capacity: Capacity) -> dict[RunKind, Epo
         behind = [
             progress
             for progress in status.runs
-            if _kind(progress.planned.run) == kind and progress.epochs and progress.wall_s > 0
+            if kind_of(progress.planned.run) == kind and progress.epochs and progress.wall_s > 0
         ]
-        found[kind] = _remembered(behind) if behind else probe(run, capacity.devices)
+        if behind:
+            found[kind] = _remembered(behind)
+        else:
+            found[kind] = None if capacity is None else probe(run, capacity.devices)
     return found
 
 
@@ -265,7 +268,7 @@ def hours_line(status: CampaignStatus, capacity: Capacity, epoch_times: dict[Run
     if len(known) < len(epoch_times):
         return f"hours: not known: no training step ended within {LIMIT_S:.0f} s on {device_name(capacity.devices)}"
     for progress in missing:
-        each = epoch_times[_kind(progress.planned.run)]
+        each = epoch_times[kind_of(progress.planned.run)]
         assert each is not None
         total_s += each.epoch_s * (progress.planned.run.profile.epochs - len(progress.epochs))
     unit = "GPU-hours" if capacity.devices else "hours of computing"
@@ -299,10 +302,11 @@ def _runs(count: int) -> str:
 
 def _by_kind(missing: Sequence[Progress]) -> dict[RunKind, Run]:
     """A run of each kind."""
-    return {_kind(progress.planned.run): progress.planned.run for progress in reversed(missing)}
+    return {kind_of(progress.planned.run): progress.planned.run for progress in reversed(missing)}
 
 
-def _kind(run: Run) -> RunKind:
+def kind_of(run: Run) -> RunKind:
+    """By which runs are alike in what they cost."""
     return run.configuration.engine, run.configuration.stage
 
 
