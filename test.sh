@@ -67,7 +67,8 @@ if [ -n "$engine" ]; then
   ./build.sh algorithm evaluation --api invoke
   say "the chain in containers"
   ONCODUET_ENGINE=$engine pytest test/end_to_end --numprocesses 2 --dist loadfile \
-    --ignore test/end_to_end/control --ignore test/end_to_end/slurm "${pytest[@]}"  # neither needs a container
+    --ignore test/end_to_end/control --ignore test/end_to_end/slurm --ignore test/end_to_end/snakemake \
+    "${pytest[@]}"  # these need no container
   say "conformance, of our images and of broken ones"
   ONCODUET_ENGINE=$engine pytest test/conformance --numprocesses 2 --dist worksteal "${pytest[@]}"
 else

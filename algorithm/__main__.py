@@ -5,16 +5,15 @@ platform asks over HTTP. Exit codes: 0 done, 1 a bug, 2 wrong usage, 3 the input
 Everything else goes to stdout.
 """
 
-from contract.process.signals import heed_signals
+from contract.process.lifetime import begin_imports, leave
 
 if __name__ == "__main__":
-    heed_signals()  # before what takes long to import
+    begin_imports()  # before what takes long to import
 
 import argparse
 import logging
 import math
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -349,4 +348,4 @@ def _log() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

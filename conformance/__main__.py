@@ -5,16 +5,15 @@ knows or an archive to upload, from any source. Exit codes: 0 conforms, 1 at lea
 input (one line on stderr). Everything made in the engine is removed, also after Ctrl-C.
 """
 
-from contract.process.signals import heed_signals
+from contract.process.lifetime import begin_imports, leave
 
 if __name__ == "__main__":
-    heed_signals()  # before what takes long to import
+    begin_imports()  # before what takes long to import
 
 import argparse
 import logging
 import platform
 import re
-import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -208,4 +207,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -38,6 +38,7 @@ from contract.files.atomic import (
     writable,
     write_json,
 )
+from contract.files.leases import require_leases
 from contract.files.locks import folder_lock
 from contract.files.reading import inside, open_regular, read_json, sha256_file
 from contract.provenance import Writer, writer
@@ -175,6 +176,7 @@ class Output:
             for name in sorted(new, key=lambda each: each == self.record):
                 target = self.folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
+                require_leases(target)
                 (stage / name).replace(target)
                 sync(target.parent)
             self._remember({name: (sha256,) for name, sha256 in new.items()})

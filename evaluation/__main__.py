@@ -4,10 +4,10 @@ Without a command: the platform's evaluation (/input/predictions.json → /outpu
 for each HTTP request.
 """
 
-from contract.process.signals import heed_signals
+from contract.process.lifetime import begin_imports, leave
 
 if __name__ == "__main__":
-    heed_signals()  # before what takes long to import
+    begin_imports()  # before what takes long to import
 
 import argparse
 import re
@@ -402,4 +402,4 @@ def _add_patients(command: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

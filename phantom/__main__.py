@@ -1,9 +1,9 @@
 """``python -m phantom`` writes a phantom archive; ``python -m phantom sheet`` shows some of its studies as an image."""
 
-from contract.process.signals import heed_signals
+from contract.process.lifetime import begin_imports, leave
 
 if __name__ == "__main__":
-    heed_signals()  # before what takes long to import
+    begin_imports()  # before what takes long to import
 
 import argparse
 import sys
@@ -108,4 +108,4 @@ def _fraction(text: str) -> Fraction:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -34,4 +34,5 @@ for name in train algorithm evaluation sbom pip-audit; do
 done
 libraries torch-cuda torch-cuda.in
 lock tryout   # separate: gcapi needs an older httpx than the others
+lock snakemake   # separate: jobs call the project's own Python
 lock monai --no-deps   # the peer of a benchmark: its dependencies are in dev.lock

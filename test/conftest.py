@@ -2,8 +2,8 @@
 
 ``ONCODUET_DATA`` names the folder of small real data; without it ``../shared/data`` beside the project is tried.
 Tests that need it take the fixture ``real_data``. ``--require-data`` turns their skip into a failure, ``--no-skips``
-any skip. Tests that need a GPU, a Slurm or Chromium are deselected where there is none; ``ONCODUET_SLURM=required`` and
-``ONCODUET_BROWSER=required`` keep theirs, which then fail.
+any skip. Tests that need a GPU, a Slurm, Chromium or Snakemake are deselected where there is none;
+``ONCODUET_SLURM=required`` and ``ONCODUET_BROWSER=required`` keep theirs, which then fail.
 """
 
 import errno
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from paths import DATA, MOUNT
+from paths import DATA, MOUNT, SNAKEMAKE
 
 # Before torch is imported: asked in the ordinary way, CUDA could no longer be used by processes that tests fork.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
@@ -34,7 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for marker, is_there in [("gpu", _has_gpu), ("slurm", _has_slurm), ("browser", _has_browser)]:
+    for marker, is_there in [
+        ("gpu", _has_gpu),
+        ("slurm", _has_slurm),
+        ("browser", _has_browser),
+        ("snakemake", SNAKEMAKE.is_file),
+    ]:
         marked = [item for item in items if item.get_closest_marker(marker)]
         if marked and not is_there():
             config.hook.pytest_deselected(items=marked)

@@ -10,3 +10,5 @@ MOUNT = 'mount -t tmpfs -o size="$1" none "$2"'
 """Shell line that mounts a file system of a size in a folder."""
 TINY_PLANS = PROJECT / "test" / "unit" / "network" / "tiny_plans.json"
 """nnU-Net's plans for a network of a few thousand weights."""
+SNAKEMAKE = PROJECT / "build" / "snakemake" / "bin" / "snakemake"
+"""In an environment of its own, where CI or a developer has made it; it may be missing."""

@@ -1,26 +1,29 @@
 """Command line of the training: prepare, run, campaign, status, verify, sweep, bundle, predict."""
 
-from contract.process.signals import exit_code, heed_signals
+from contract.process.lifetime import begin_imports, leave
+from contract.process.signals import exit_code
 
 if __name__ == "__main__":
-    heed_signals()  # before what takes long to import
+    begin_imports()  # before what takes long to import
 
 import argparse
 import logging
 import signal
-import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from rich.console import Console
 
+from contract.errors import OncoduetError, UsageError
 from contract.process.command import Parser, run_command
 from contract.process.terminal import console, log_to_stdout
 from network.device import HELP, Device, Kind
 
 if TYPE_CHECKING:
+    from training.campaign.devices import CudaDevice
     from training.campaign.estimate import Capacity
     from training.campaign.plan import Campaign
 
@@ -93,9 +96,13 @@ def _campaign(options: argparse.Namespace, console: Console) -> None:
     from training.campaign.local_executor import local_capacity, make_locally  # noqa: PLC0415
     from training.campaign.slurm_executor import job_device, make_on_slurm, slurm_capacity  # noqa: PLC0415
 
+    makes_runs = not (options.dry_run or options.emit)
     campaign = load_campaign(
-        options.campaign, prepared=options.prepared, output=options.output, runs_are_made=not options.dry_run
+        options.campaign, prepared=options.prepared, output=options.output, runs_are_made=makes_runs
     )
+    if options.emit:
+        _emit(campaign, options, console)
+        return
     on_slurm = options.executor == "slurm"
     if on_slurm:
         device, why = job_device(campaign.file.slurm, options.device)
@@ -115,6 +122,30 @@ def _campaign(options: argparse.Namespace, console: Console) -> None:
             else "interrupted; the same command resumes from the last checkpoints"
         )
         raise SystemExit(exit_code(signal.SIGINT)) from None
+
+
+def _emit(campaign: "Campaign", options: argparse.Namespace, console: Console) -> None:
+    """Write the Snakefile; the first word of the option is the only one that there is."""
+    from training.campaign.devices import visible_devices  # noqa: PLC0415
+    from training.campaign.estimate import Capacity  # noqa: PLC0415
+    from training.campaign.slurm_executor import job_device  # noqa: PLC0415
+    from training.campaign.snakefile import write_snakefile  # noqa: PLC0415
+    from training.campaign.status import StatusMonitor  # noqa: PLC0415
+
+    kind, path = options.emit[0], Path(*(options.emit[1:] or ["Snakefile"]))
+    if kind != "snakemake" or len(options.emit) > 2:
+        raise UsageError("--emit", expected="snakemake [FILE]", found=" ".join(options.emit))
+    if options.dry_run:
+        raise UsageError("--emit", expected="no --dry-run", found="both")
+    device, why = job_device(campaign.file.slurm, options.device)
+    console.print(f"device: {device}, of each run ({why})", soft_wrap=True, markup=False)
+    devices: tuple[CudaDevice, ...] = ()
+    if device != "cpu":
+        with suppress(OncoduetError):  # a GPU that is of no use here may be of use elsewhere
+            devices = visible_devices()
+    timed_on = Capacity(1, 1, devices) if device == "cpu" or devices else None
+    write_snakefile(path, StatusMonitor(campaign).look(), device=device, timed_on=timed_on)
+    console.print(f"{path}: {len(campaign.planned)} runs", soft_wrap=True, markup=False)
 
 
 def _chosen_device(options: argparse.Namespace, console: Console) -> Kind:
@@ -220,13 +251,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = command("campaign", _campaign, "train all missing runs of a campaign file")
     _add_campaign(add)
-    add(
-        "--executor",
-        choices=["local", "slurm"],
-        default="local",
-        help="where runs are trained: on this machine, or through Slurm",
-    )
-    add("--dry-run", action="store_true", help="show the runs, their state and their estimated cost; train none")
+    _add_making(add)
     _add_device(add)
 
     add = command("status", _status, "progress of a campaign's runs; writes status.html")
@@ -292,6 +317,22 @@ def _add_campaign(add: Callable[..., argparse.Action]) -> None:
     add("--output", type=Path, help="folder of the run folders, instead of the file's")
 
 
+def _add_making(add: Callable[..., argparse.Action]) -> None:
+    add(
+        "--executor",
+        choices=["local", "slurm"],
+        default="local",
+        help="where runs are trained: on this machine, or through Slurm",
+    )
+    add(
+        "--emit",
+        nargs="+",
+        metavar=("snakemake", "FILE"),
+        help="write a Snakefile by which Snakemake trains, through any executor of its own (default: ./Snakefile)",
+    )
+    add("--dry-run", action="store_true", help="show the runs, their state and their estimated cost; train none")
+
+
 def _add_moved(add: Callable[..., argparse.Action], option: str, *, since: str) -> None:
     add(option, type=Path, help=f"{_MOVED[option]}, if it was moved since {since}")
 
@@ -309,4 +350,4 @@ def _add_device(add: Callable[..., argparse.Action]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import OncoduetError, problem_of
+from contract.files.leases import require_leases
 from contract.files.locks import lock_if_possible
 
 PARTIAL = re.compile(r"\.partial-[0-9a-f]{32}(\.\w+)*")
@@ -25,8 +26,8 @@ PARTIAL = re.compile(r"\.partial-[0-9a-f]{32}(\.\w+)*")
 def atomic_file(path: Path, *, size_bytes: int | None = None) -> Iterator[Path]:
     """Give a temporary path with the same suffix; on success sync it and rename it to ``path``, else remove it.
 
-    Raises ``OncoduetError``: the folder cannot be written to, a folder has the file's name, or the disk is full; a file
-    that was there before is still there.
+    Raises ``OncoduetError``: the folder cannot be written to, a folder has the file's name, the disk is full, or this
+    process has lost its lease on the folder; a file that was there before is still there.
 
     Parameters
     ----------
@@ -42,6 +43,7 @@ def atomic_file(path: Path, *, size_bytes: int | None = None) -> Iterator[Path]:
     try:
         yield partial
         sync(partial)
+        require_leases(path)
         partial.replace(path)
         sync(path.parent)
     except OSError as error:

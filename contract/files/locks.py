@@ -1,7 +1,7 @@
-"""Locks on files, which the kernel releases when their holder ends, even if it is killed.
+"""Locks on files, which are free again when their holder ends, even if it is killed.
 
-They need ``flock``. Lustre has it if mounted with ``-o flock``, NFS if its lock daemon runs; where it is missing there
-is no substitute that survives a killed holder, so what needs a lock is refused there.
+They are ``flock``'s, which the kernel releases. Where the file system has none, or none that reaches other machines,
+they are leases (``contract.files.leases``), which end after a time.
 """
 
 import errno
@@ -11,17 +11,19 @@ import os
 import socket
 import stat
 import time
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from contract.errors import OncoduetError, problem_of
+from contract.files.leases import LIFETIME_S, Lease, lease_holder, unshared_flock
 from contract.text import one_line
 
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)
-_RETRY_S = 0.01
+_RETRY_S, _WAIT_S = 0.01, 1.0
 _LONGEST = 1 << 16
 
 
@@ -40,7 +42,7 @@ def exclusive_lock(
     """Hold a lock file, for this process only.
 
     Raises ``OncoduetError``: another process holds the lock; the file is a link, of other origin or cannot be written
-    to; the file system has no locks.
+    to.
 
     Parameters
     ----------
@@ -59,23 +61,24 @@ def exclusive_lock(
     on_wait
         Wait for the other process, after this call with its description; None: raise.
     """
-    with _open(path) as lock:
+    with _open(path) as lock, ExitStack() as held:
         until = time.monotonic() + patience_s
-        while not try_lock(lock):
+        while not (taken := _take(path, lock, holder, held)):
             if time.monotonic() < until:
                 time.sleep(_RETRY_S)
                 continue
             lock.seek(0)
-            found = describe(lock.read()) or "one"
+            found = describe(lease_holder(path) or lock.read()) or "one"
             if on_wait is None:
                 raise OncoduetError(where, expected=f"no {others}", found=found)
             on_wait(found)
-            try_lock(lock, wait=True)
+            while not (taken := _take(path, lock, holder, held, wait=True)):
+                time.sleep(_WAIT_S)
             break
         lock.seek(0)
         if not is_own(lock.read(_LONGEST)):
             raise OncoduetError(path, "a file of other origin; move it away")
-        if not holder:
+        if not holder or taken == "lease":
             yield
             return
         lock.truncate(0)
@@ -85,6 +88,60 @@ def exclusive_lock(
             yield
         finally:
             lock.truncate(0)
+
+
+def _take(
+    path: Path, lock: IO[str], holder: str, held: ExitStack, *, wait: bool = False
+) -> Literal["flock", "lease"] | None:
+    """Take the lock until the stack is left, and say which kind it is; None if another process holds it.
+
+    A lease is not waited for.
+    """
+    if unshared_flock(path.parent) is None:
+        with suppress(_NoLocksError):
+            return "flock" if try_lock(lock, wait=wait) else None
+    try:
+        held.enter_context(Lease(path, holder))
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        raise OncoduetError(path.parent, f"cannot be written to: {problem_of(error)}") from None
+    return "lease"
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a file. Asking takes it for a moment, shared, if it is flock's."""
+    if not path.is_file():  # a pipe would be waited for
+        return False
+    if unshared_flock(path.parent) is None:
+        try:
+            with path.open() as stream:
+                return not try_lock(stream, shared=True)
+        except FileNotFoundError:
+            return False
+        except _NoLocksError:
+            pass
+    return lease_holder(path) is not None
+
+
+def kind_of_locks(folder: Path) -> str:
+    """One line: what locks there are in a folder that can be written to."""
+    why = unshared_flock(folder)
+    if why is None:
+        path = folder / f".partial-{uuid.uuid4().hex}"
+        try:
+            with path.open("x", encoding="utf-8") as stream:
+                try_lock(stream)
+            return "locks: flock, which ends with its process"
+        except _NoLocksError as error:
+            why = error.problem
+        finally:
+            path.unlink(missing_ok=True)
+    return f"locks: lease files, where flock reaches no other machine ({why}); they end {LIFETIME_S:.0f} s after a kill"
+
+
+class _NoLocksError(OncoduetError):
+    """The file system has no ``flock``."""
 
 
 def _open(path: Path) -> IO[str]:
@@ -117,9 +174,7 @@ def try_lock(file: IO[str], *, shared: bool = False, wait: bool = False) -> bool
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        raise OncoduetError(
-            file.name, f"file system without locks (flock; Lustre: mount with -o flock): {problem_of(error)}"
-        ) from None
+        raise _NoLocksError(file.name, problem_of(error)) from None
 
 
 def lock_if_possible(descriptor: int, *, wait: bool = False) -> bool | None:

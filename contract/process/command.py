@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from contract.errors import Ending, ending
+from contract.process.lifetime import end_imports
 from contract.process.signals import WORDS, Terminated, exit_code, signals_as_exceptions
 from contract.process.terminal import clean_streams, forget_unwritten, require_stdout_written, say
 from contract.text import one_line
@@ -54,6 +55,7 @@ def run_command(parse: Callable[[], Options], work: Callable[[Options], object],
     log
         Sets up the log.
     """
+    end_imports()
     clean_streams()
     try:
         with signals_as_exceptions():

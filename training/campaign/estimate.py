@@ -1,6 +1,7 @@
 """What a campaign will cost: hours, disk and memory, and whether the machine has them.
 
-Hours are measured: on the epochs that runs of this plan have done, else on a few training steps made for the purpose.
+Hours are measured: on the epochs that runs of this plan have done, else on a few training steps
+(``training.campaign.probe``).
 Disk and memory follow from the plan by the numbers below, so that an estimate is cheap and a campaign that cannot
 succeed is refused before its first iteration.
 
@@ -10,35 +11,23 @@ measured.
 What trainings take in memory is reckoned in :mod:`training.memory_bill`.
 """
 
-import itertools
-import multiprocessing
-import os
-import platform
 import shutil
 import statistics
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from contract.errors import OncoduetError
-from contract.process.signals import children_that_end_with_us, leave_last_word_to_parent
-from training.campaign.devices import CudaDevice, see_only
+from training.campaign.devices import CudaDevice
 from training.campaign.memory_estimate import MemoryEstimate, estimate_memory, estimate_memory_elsewhere
 from training.campaign.plan import Campaign
+from training.campaign.probe import LIMIT_S, EpochTime, device_name, probe
 from training.campaign.status import CampaignStatus, Progress, clock, hours
-from training.execution import execute
 from training.memory_bill import needs
 from training.run import Run
 
 GB = 10**9
-PROBE_STEPS = 5
-PROBE_S = 15.0
-VALIDATION_STEP = 1 / 3
-"""Duration of a validation step, in training steps: it has no backward pass."""
 
 
 RunKind = tuple[str, str]
@@ -58,15 +47,6 @@ class Capacity:
     """Whether other machines train: then only the disk is checked here."""
     memory_gb: float | None = None
     """Memory requested per job; None: not stated."""
-
-
-@dataclass(frozen=True)
-class EpochTime:
-    """How long an epoch takes."""
-
-    epoch_s: float
-    source: str
-    """Where the number comes from."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +100,8 @@ def estimate_costs(campaign: Campaign, status: CampaignStatus, capacity: Capacit
     """What the missing runs need, and what is available."""
     missing, uncounted = _missing(status)
     runs = list(_by_kind(missing).values())
-    need = {_kind(run): needs(run) for run in runs}
-    of = [need[_kind(progress.planned.run)] for progress in missing]
+    need = {kind_of(run): needs(run) for run in runs}
+    of = [need[kind_of(progress.planned.run)] for progress in missing]
     at_once = min(len(missing), capacity.processes * capacity.packed)
     disk = sum(each.disk_when_finished for each in of) + at_once * max((each.disk_at_work for each in of), default=0)
     packed, processes = min(capacity.packed, len(missing)), min(len(missing), capacity.processes)
@@ -144,10 +124,10 @@ def estimate_costs(campaign: Campaign, status: CampaignStatus, capacity: Capacit
     )
 
 
-def epoch_times(status: CampaignStatus, capacity: Capacity) -> dict[RunKind, EpochTime | None]:
+def epoch_times(status: CampaignStatus, capacity: Capacity | None) -> dict[RunKind, EpochTime | None]:
     """How long an epoch takes, for each kind of network that has runs to be made; None where a probe gave nothing.
 
-    Taken from epochs that runs of the campaign have done; else steps are made and timed.
+    Taken from epochs that runs of the campaign have done; else steps are made and timed, unless ``capacity`` is None.
     """
     missing, _ = _missing(status)
     found: dict[RunKind, EpochTime | None] = {}
@@ -155,9 +135,12 @@ def epoch_times(status: CampaignStatus, capacity: Capacity) -> dict[RunKind, Epo
         behind = [
             progress
             for progress in status.runs
-            if _kind(progress.planned.run) == kind and progress.epochs and progress.wall_s > 0
+            if kind_of(progress.planned.run) == kind and progress.epochs and progress.wall_s > 0
         ]
-        found[kind] = _remembered(behind) if behind else probe(run, capacity.devices)
+        if behind:
+            found[kind] = _remembered(behind)
+        else:
+            found[kind] = None if capacity is None else probe(run, capacity.devices)
     return found
 
 
@@ -169,9 +152,9 @@ def hours_line(status: CampaignStatus, capacity: Capacity, epoch_times: dict[Run
     if not missing:
         return "hours: not known" if uncounted else "hours: nothing to do"
     if len(known) < len(epoch_times):
-        return f"hours: not known: no training step ended within {PROBE_S:.0f} s on {_device_name(capacity.devices)}"
+        return f"hours: not known: no training step ended within {LIMIT_S:.0f} s on {device_name(capacity.devices)}"
     for progress in missing:
-        each = epoch_times[_kind(progress.planned.run)]
+        each = epoch_times[kind_of(progress.planned.run)]
         assert each is not None
         total_s += each.epoch_s * (progress.planned.run.profile.epochs - len(progress.epochs))
     unit = "GPU-hours" if capacity.devices else "hours of computing"
@@ -182,62 +165,6 @@ def hours_line(status: CampaignStatus, capacity: Capacity, epoch_times: dict[Run
         f"hours: about {hours(total_s)} {unit} for {len(missing)} runs, "
         f"{clock(total_s / at_once)} by the clock with {parallel} ({source})"
     )
-
-
-def probe(run: Run, devices: Sequence[CudaDevice] = ()) -> EpochTime | None:
-    """Time a few real training steps, in a process and a folder that are gone afterwards; None if none ended in time.
-
-    The first step is longer than the others (it reads studies), so it counts only where it was the only one. A child
-    that fails raises nothing here: the run itself will.
-    """
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe(duplex=False)
-    with tempfile.TemporaryDirectory(prefix="oncoduet-probe-") as folder:
-        index = devices[0].index if devices else None
-        process = context.Process(target=_steps, args=(run, Path(folder) / "run", index, theirs))
-        with children_that_end_with_us():
-            process.start()
-        theirs.close()
-        times: list[float] = []
-        until = time.monotonic() + PROBE_S
-        try:
-            while len(times) <= PROBE_STEPS + 1 and ours.poll(max(0.0, until - time.monotonic())):
-                times.append(ours.recv())
-        except EOFError:
-            pass  # a very short run has ended
-        finally:
-            process.kill()
-            process.join()
-    steps = [after - before for before, after in itertools.pairwise(times)]  # from the training's start on
-    if not steps:
-        return None
-    counted = steps[1:] or steps
-    profile = run.profile
-    epoch_s = statistics.median(counted) * (
-        profile.iterations_per_epoch + VALIDATION_STEP * profile.validation_iterations_per_epoch
-    )
-    many = f"{len(counted)} training steps" if len(counted) > 1 else "a single training step"
-    return EpochTime(epoch_s, f"from {many} timed on {_device_name(devices)}")
-
-
-def _steps(run: Run, folder: Path, index: int | None, times: Connection) -> None:
-    """The probe's process."""
-    leave_last_word_to_parent()
-    if index is not None:
-        see_only(index)
-
-    def tell(_: int) -> None:
-        try:
-            times.send(time.monotonic())
-        except BrokenPipeError:
-            os._exit(0)
-
-    try:
-        tell(0)
-        execute(run, folder, device="cpu" if index is None else "cuda", on_iteration=tell)
-    finally:
-        times.close()
-        os._exit(0)
 
 
 def _remembered(behind: Sequence[Progress]) -> EpochTime:
@@ -261,15 +188,12 @@ def _runs(count: int) -> str:
 
 def _by_kind(missing: Sequence[Progress]) -> dict[RunKind, Run]:
     """A run of each kind."""
-    return {_kind(progress.planned.run): progress.planned.run for progress in reversed(missing)}
+    return {kind_of(progress.planned.run): progress.planned.run for progress in reversed(missing)}
 
 
-def _kind(run: Run) -> RunKind:
+def kind_of(run: Run) -> RunKind:
+    """By which runs are alike in what they cost."""
     return run.configuration.engine, run.configuration.stage
-
-
-def _device_name(devices: Sequence[CudaDevice]) -> str:
-    return devices[0].name if devices else f"this machine's CPU ({platform.machine()})"
 
 
 def _existing(folder: Path) -> Path:

@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 
 from rich.console import Console
 
+from contract.files.locks import kind_of_locks
 from contract.records import Stage
 from network.device import Device
 from training.campaign.console import Display
@@ -79,6 +80,7 @@ def make_locally(campaign: Campaign, *, console: Console, device: Device) -> Non
             console.print(line, soft_wrap=True)
         capacity = replace(capacity, devices=costs.memory.devices)
     with campaign_lock(campaign.output):
+        console.print(kind_of_locks(campaign.output), soft_wrap=True, markup=False)
         missing = [run.planned.run for run in status.runs if run.state != "finished"]
         held = _read_studies(missing, places)
         with Display(monitor, console) as display:

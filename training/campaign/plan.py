@@ -43,7 +43,8 @@ MOST_RUNS = 2000
 LOCK, PAGE, SLURM = ".campaign.lock", "status.html", "slurm"
 """A campaign's own files and folder next to the runs' folders."""
 
-_SEAL = "<!-- sha256 of all above: "
+_SEAL = "sha256 of all above: "
+_HTML = ("<!-- ", " -->")
 
 
 class Resources(Frozen):
@@ -290,15 +291,22 @@ def _is_lock(path: Path) -> bool:
     return is_work_lock(path) or re.match(r"process \d+ on ", read_regular(path).decode(errors="replace")) is not None
 
 
-def sealed(page: str) -> str:
-    """A page with a last line by which :func:`is_sealed` knows it, unless it is edited."""
-    return f"{page}{_SEAL}{hashlib.sha256(page.encode()).hexdigest()} -->\n"
+def sealed(text: str, *, comment: tuple[str, str] = _HTML) -> str:
+    """A text with a last line by which :func:`is_sealed` knows it, unless it is edited.
+
+    Parameters
+    ----------
+    comment
+        How a comment begins and ends.
+    """
+    begin, end = comment
+    return f"{text}{begin}{_SEAL}{hashlib.sha256(text.encode()).hexdigest()}{end}\n"
 
 
-def is_sealed(path: Path) -> bool:
-    """Whether a file is a page as we wrote it."""
+def is_sealed(path: Path, *, comment: tuple[str, str] = _HTML) -> bool:
+    """Whether a file is a text as we wrote it."""
     text = read_regular(path).decode(errors="replace")
-    return text == sealed(text.rpartition(_SEAL)[0])
+    return text == sealed(text.rpartition(comment[0] + _SEAL)[0], comment=comment)
 
 
 @contextmanager

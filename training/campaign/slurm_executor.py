@@ -29,13 +29,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from contract.errors import OncoduetError
+from contract.files.locks import is_locked, kind_of_locks
 from contract.text import one_line
 from network.device import Device, choose_device
 from training.campaign.console import Display
 from training.campaign.estimate import Capacity, estimate_costs
 from training.campaign.plan import Campaign, PlannedRun, RunSpec, SlurmOptions, campaign_lock
 from training.campaign.slurm_queue import JobBook, Queued, SlurmJob, job_name, largest_array, look_at_queue, messages_of
-from training.campaign.status import ExecutorMessage, Progress, StatusMonitor, is_held
+from training.campaign.status import ExecutorMessage, Progress, StatusMonitor
 from training.campaign.worker import Ended, Stepped, make_pack, raise_for
 from training.dataset.plain_pickle import read_plain_pickle
 
@@ -101,8 +102,10 @@ def make_on_slurm(campaign: Campaign, *, console: Console, device: Device) -> No
         raise OncoduetError("--executor slurm", f"command {missing} not found on this machine")
     monitor = StatusMonitor(campaign)
     estimate_costs(campaign, monitor.look(), slurm_capacity(campaign)).refuse_if_short(campaign)
-    with campaign_lock(campaign.output), Display(monitor, console) as display:
-        ended = _Dispatcher(campaign, monitor, display, device).make()
+    with campaign_lock(campaign.output):
+        console.print(kind_of_locks(campaign.output), soft_wrap=True, markup=False)
+        with Display(monitor, console) as display:
+            ended = _Dispatcher(campaign, monitor, display, device).make()
     raise_for(campaign, ended)
 
 
@@ -217,7 +220,7 @@ class _Dispatcher:
             self.looks_without[job.id] = 0
             return
         self.looks_without[job.id] += 1
-        if self.looks_without[job.id] < 2 or any(is_held(self.planned[name].folder.lock) for name in unfinished):
+        if self.looks_without[job.id] < 2 or any(is_locked(self.planned[name].folder.lock) for name in unfinished):
             return  # files of other machines may show late
         gone = "ended" if queue is None else "left the queue"
         reason = gone if found is None else found.state.lower().replace("_", " ")

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contract.errors import OncoduetError
-from contract.files.locks import try_lock
+from contract.files.locks import is_locked
 from contract.files.reading import open_regular
 from contract.records import Epoch, RunRecord, read_record
 from contract.text import one_line
@@ -173,7 +173,7 @@ class StatusMonitor:
         state: State = record.state
         if state != "finished" and executor.state is not None:
             state = executor.state
-        elif state == "running" and time.time() - written_s > _SETTLED_S and not is_held(planned.folder.lock):
+        elif state == "running" and time.time() - written_s > _SETTLED_S and not is_locked(planned.folder.lock):
             state = "interrupted"
         progress = Progress(
             planned,
@@ -202,17 +202,6 @@ class StatusMonitor:
         if path not in self._seen or self._seen[path][0] != stamp:
             self._seen[path] = (stamp, read_record(path, RunRecord))
         return self._seen[path][1], status.st_mtime
-
-
-def is_held(lock: Path) -> bool:
-    """Whether a process works on the run whose lock this is. Asking takes the lock for a moment, shared."""
-    if not lock.is_file():  # a pipe would be waited for
-        return False
-    try:
-        with lock.open() as stream:
-            return not try_lock(stream, shared=True)
-    except FileNotFoundError:
-        return False
 
 
 def last_words(log: Path) -> str:

@@ -123,9 +123,11 @@ def test_each_package_s_program_heeds_signals_from_its_first_line(package):
     """Whatever it imports comes after; there the signal would be a traceback, and to PID 1 nothing."""
     folder = PROJECT / package
     lines = [line for line in (folder / "__main__.py").read_text().split('"""')[2].splitlines() if line.strip()]
-    assert lines[0].startswith("from contract.process.signals import ")
+    assert lines[0] == "from contract.process.lifetime import begin_imports, leave"
+    lines = [line for line in lines if not line.startswith("from contract.process.signals import ")]
     assert lines[1] == 'if __name__ == "__main__":'
-    assert lines[2].strip().startswith("heed_signals()")
+    assert lines[2].strip().startswith("begin_imports()")
+    assert (folder / "__main__.py").read_text().endswith("\n    leave(main())\n")
 
 
 def test_ctrl_c_ends_the_processes_of_a_comparison_too():

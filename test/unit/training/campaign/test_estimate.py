@@ -9,7 +9,7 @@ from programs import python
 
 from training.__main__ import main
 from training.campaign import load_campaign
-from training.campaign.estimate import Capacity, epoch_times, estimate_costs, hours_line, probe
+from training.campaign.estimate import Capacity, epoch_times, estimate_costs, hours_line
 from training.campaign.status import StatusMonitor
 from training.execution import execute
 from training.memory_bill import bills, needs
@@ -105,15 +105,6 @@ def test_epochs_of_the_campaigns_own_runs_are_the_estimates_best_witness(campaig
     )
 
 
-def test_without_witnesses_a_few_steps_are_timed(campaign_file, edited_profile):
-    edited_profile(("iterations_per_epoch = 2", "iterations_per_epoch = 200"), name="longer.toml")
-    run = load_campaign(campaign_file(profile="longer.toml")).planned[0].run
-    epoch_times = probe(run)
-    assert epoch_times is not None
-    assert re.fullmatch(r"from [2-5] training steps timed on this machine's CPU \(\w+\)", epoch_times.source)
-    assert 0.1 < epoch_times.epoch_s < 200
-
-
 def test_a_dry_run_reports_hours_disk_memory_and_their_basis(campaign_file, capsys):
     assert main(["campaign", str(campaign_file()), "--dry-run", "--device", "cpu"]) == 0
     studies, disk, memory, hours = capsys.readouterr().out.splitlines()[-4:]
@@ -169,7 +160,7 @@ def test_a_patch_that_does_not_fit_the_detectors_strides_is_refused(campaign_fil
 def test_a_probe_that_is_too_slow_leaves_the_hours_open(campaign_file):
     status = StatusMonitor(load_campaign(campaign_file())).look()
     line = hours_line(status, CPU, {("nnunet", "detection"): None})
-    assert line.startswith("hours: not known: no training step ended within 15 s on this machine's CPU")
+    assert line.startswith("hours: not known: no training step ended within 180 s on this machine's CPU")
 
 
 def test_runs_of_nndetection_are_planned_shown_and_not_counted(campaign_file, write_run, capsys):

@@ -1,5 +1,6 @@
 """Two processes on one run: one works, the other leaves or waits."""
 
+import errno
 import json
 import os
 import re
@@ -14,6 +15,8 @@ from paths import PROJECT
 from refusals import refused_with
 
 from contract.errors import OncoduetError
+from contract.files.locks import is_locked
+from training.execution import execute
 from training.run_folder.folder import RunFolder
 from training.run_folder.lock import work_lock
 
@@ -56,6 +59,45 @@ def test_a_lock_is_free_again_after_its_holder_was_killed(folder):
     holder.wait()
     with work_lock(folder.lock):
         assert json.loads(folder.lock.read_text())["pid"] == os.getpid()
+
+
+def test_without_flock_a_run_is_made_and_its_holder_named(planned, tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    run, folder = planned(), RunFolder(tmp_path / "run")
+    seen = []
+
+    def on_epoch(_):
+        with refused_with(found=f"process {os.getpid()} on {re.escape(socket.gethostname())}, since"):
+            execute(run, folder.path, device="cpu")
+        seen.append(is_locked(folder.lock))
+
+    assert execute(run, folder.path, device="cpu", on_epoch=on_epoch).state == "finished"
+    assert seen == [True] * run.profile.epochs
+    assert not is_locked(folder.lock)
+    assert execute(run, folder.path, device="cpu").state == "finished"
+
+
+def test_a_run_whose_lease_is_taken_stops_before_it_writes(planned, tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    folder = RunFolder(tmp_path / "run")
+    records = []
+
+    def on_iteration(done):
+        if done == 3:  # in the second epoch
+            (lease,) = folder.path.glob(".lock.lease-*")
+            lease.with_name(".lock.lease-9").write_text("{}")  # by another process, after this one was suspended
+            records.append(folder.record.read_bytes())
+
+    with refused_with(r"\.lock$", "lease lost"):
+        execute(planned(), folder.path, device="cpu", on_iteration=on_iteration)
+    assert [folder.record.read_bytes()] == records
+    assert is_locked(folder.lock)
 
 
 def test_of_two_processes_one_trains_and_the_others_leave_or_wait(prepared_folder, profile, tmp_path):
