@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from algorithm.outputs.batch_folder import BatchFolder
-from algorithm.outputs.progress import Track
 from algorithm.outputs.study_output import detect
 from algorithm.prediction.bundle import Bundle, read_bundle
 from algorithm.prediction.detectors import AS_IN_RULES, BoxChoice
@@ -30,6 +29,7 @@ from contract.archive.duplicates import say_alike
 from contract.archive.studies import Study, archive_licence, list_studies
 from contract.errors import OncoduetError
 from contract.outputs import require_apart
+from contract.process.progress import Track
 from contract.records import BatchRecord, Failure, FailuresRecord, StudyRecord
 from contract.text import one_line
 from network.device import free_device_memory, memory_or_refuse

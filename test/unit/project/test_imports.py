@@ -44,7 +44,7 @@ WRONG = {
     "conformance": ("network", "torch", "evaluation"),
     "evaluation.masks.components": ("evaluation.compare",),
     "training.dataset.prepared": ("training.sweep",),
-    "algorithm.outputs.progress": ("algorithm.batch",),
+    "algorithm.outputs.study_output": ("algorithm.batch",),
 }
 """By importing module; at least one for every contract of ``pyproject.toml``."""
 
