@@ -51,17 +51,20 @@ class Workers:
     """
 
     def __init__(self, count: int, variables: Mapping[str, str] | None = None) -> None:
-        self._count = count
+        self.count = count
+        """How many there are, at most; 1 where there can be no others."""
         self._variables = variables or {}
         self._pool: ProcessPoolExecutor | None = None
         self._given: set[str] = set()
 
     def __enter__(self) -> Self:
-        if self._count > 1:
-            self._pool = _pool(self._count)
+        if self.count > 1:
+            self._pool = _pool(self.count)
+        if self._pool is None:
+            self.count = 1
         return self
 
-    def each(self, work: Callable[[Piece], Result], pieces: Iterable[Piece]) -> Iterator[Result]:
+    def each(self, work: Callable[[Piece], Result], pieces: Iterable[Piece], *, at_once: int = 1) -> Iterator[Result]:
         """Do the work on every piece and hand out the results in order.
 
         Raises :class:`WorkerKilledError`, or what the work raised.
@@ -70,19 +73,21 @@ class Workers:
         ----------
         work
             A function of a module, or a ``functools.partial`` of one: other processes must be able to import it.
+        at_once
+            So many pieces are sent to a process at a time: more for little work.
         """
         if self._pool is None:
             yield from map(work, pieces)
             return
         try:
             with children_that_end_with_us(), _environment(self._variables):
-                results = self._pool.map(partial(_telling, work), pieces)  # starts the processes
+                results = self._pool.map(partial(_telling, work), pieces, chunksize=at_once)  # starts the processes
             for result, told in results:
                 _tell(told, self._given)
                 yield result
         except BrokenProcessPool:
             raise WorkerKilledError(
-                f"--workers {self._count}", "a process was killed; fewer workers need less memory"
+                f"--workers {self.count}", "a process was killed; fewer workers need less memory"
             ) from None
         except Exception as error:
             _tell(getattr(error, "told", ()), self._given)
