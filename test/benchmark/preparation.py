@@ -74,7 +74,7 @@ def content(folder: Path) -> frozenset[tuple[str, str]]:
 
 def write_archive(archive: Path, studies: int) -> None:
     """Studies with a lesion each, no two of them alike."""
-    assert load_card(CARD).channel_names == tuple(GRIDS)
+    assert list(load_card(CARD).channel_names) == list(GRIDS)
     for number in range(studies):
         chance = np.random.default_rng(number)
         case_id = f"{1000 + number}_1"

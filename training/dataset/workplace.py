@@ -70,15 +70,26 @@ def workplace(output: Path, wanted: WorkRecord) -> Iterator[Path]:
     try:
         if lock_if_possible(hold) is False:
             raise OncoduetError(output, expected="no other process at work here", found="one that prepares a dataset")
-        claim_scratch(folder, COMMAND)
-        found = _begun(folder)
-        if found is None or not _continues(found, wanted):
-            if found is not None:
-                logger.warning("%s: begun for another card or by other versions of the programs, begun anew", folder)
-            _empty(folder)
-            write_record(folder / _RECORD, wanted)
-        yield folder
-        shutil.rmtree(folder)
+        with _kept_unless_empty(output, existed=existed):
+            claim_scratch(folder, COMMAND)
+            found = _begun(folder)
+            if found is None or not _continues(found, wanted):
+                if found is not None:
+                    logger.warning("%s: of another card or by other versions of the programs, begun anew", folder)
+                _empty(folder)
+                write_record(folder / _RECORD, wanted)
+            yield folder
+            shutil.rmtree(folder)
+    finally:
+        os.close(hold)
+
+
+@contextmanager
+def _kept_unless_empty(output: Path, *, existed: bool) -> Iterator[None]:
+    """Where the work is not finished, say that it can be continued, or remove what is of no use."""
+    folder = output / FOLDER
+    try:
+        yield
     except BaseException:
         if any(path.is_dir() for path in folder.glob("*")):
             logger.info("%s: what is done is kept there, and the same command continues", folder)
@@ -87,8 +98,6 @@ def workplace(output: Path, wanted: WorkRecord) -> Iterator[Path]:
             if not existed and output.is_dir() and not any(output.iterdir()):
                 output.rmdir()
         raise
-    finally:
-        os.close(hold)
 
 
 def remove_workplace(output: Path) -> None:
