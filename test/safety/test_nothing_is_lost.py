@@ -67,7 +67,10 @@ ROWS: dict[tuple[str, str], Row] = {
     ("training", "prepare"): Row(
         lambda world: ("training", "prepare", "--card", CARD, "--archive", world / "archive", "--folds", 2),
         ("archive",),
-        ("splits.json", "card.toml", "sources.json", "prepare.log", "cases/10000_1000000.pkl"),
+        (
+            *("splits.json", "card.toml", "sources.json", "prepare.log", "cases/10000_1000000.pkl"),
+            *("failures.json", ".work", ".work/"),
+        ),
     ),
     ("training", "run"): Row(
         lambda world: ("training", "run", "--prepared", world / "prepared", *of_run(world)),

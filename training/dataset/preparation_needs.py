@@ -24,7 +24,7 @@ from network.placement import Placement
 
 _FLOAT, _LABEL, _KEPT_LABEL = 4, 4, 2
 _COMPRESSED = 0.8
-_LIBRARIES_BYTES = 600_000_000
+_LIBRARIES_BYTES = 700_000_000
 """Resident set of a worker before its first study."""
 _MARGIN = 1.1
 
@@ -61,8 +61,8 @@ def study_needs(study: Study, card: Card, stages: Sequence[Stage]) -> StudyNeeds
         most += stacked
         least += 0 if of_stage.localisation else stacked
         kept += round(placed * (len(native) * _FLOAT * _COMPRESSED + 0.1 * _KEPT_LABEL))
-        memory.append(placed * (3 * len(native) * _FLOAT + 12 * _FLOAT))
-    reading = sum(native) * _FLOAT + max(native) * (4 * _FLOAT + 1) + reference * 6 * _FLOAT + most
+        memory.append(placed * (6 * len(native) + 12) * _FLOAT)  # resampled to about as many voxels, in float64
+    reading = sum(native) * _FLOAT + max(native) * (4 * _FLOAT + 1) + reference * 3 * _FLOAT + most
     return StudyNeeds(sum(native), least, most, kept, round(_MARGIN * max(reading, *memory)))
 
 

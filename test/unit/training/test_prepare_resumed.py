@@ -3,6 +3,7 @@
 ``--kills N`` says how often it is killed at a random moment.
 """
 
+import errno
 import json
 import multiprocessing
 import random
@@ -157,11 +158,17 @@ def test_a_preparation_killed_at_random_moments_loses_nothing(source, expected, 
     assert content(output) == expected, report
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OncoduetError("a pool", "a process was killed")])
-@pytest.mark.parametrize(("step", "again"), [("read_study", 4), ("analyse", 0), ("preprocess_study", 0)])
-def test_what_is_done_is_not_done_again(source, expected, tmp_path, reads, stopped_after, step, again, error):
+@pytest.mark.parametrize(
+    ("step", "again", "error", "code"),
+    [
+        ("read_study", 4, KeyboardInterrupt(), 130),
+        ("analyse", 0, OncoduetError("a pool", "a process was killed"), 3),
+        ("preprocess_study", 0, OSError(errno.ENOSPC, "No space left on device"), 3),
+    ],
+)
+def test_what_is_done_is_not_done_again(source, expected, tmp_path, reads, stopped_after, step, again, error, code):
     arguments = words(source, tmp_path / "out")
-    assert stopped_after(3, step, arguments, error) == (130 if isinstance(error, KeyboardInterrupt) else 3)
+    assert stopped_after(3, step, arguments, error) == code
     assert not (tmp_path / "out" / "prepared.json").exists()
     reads.clear()
     assert main(arguments) == 0
@@ -180,30 +187,32 @@ def change_a_voxel(path: Path) -> None:
 
 
 SPOILT = {
-    "a cut array": lambda study: cut(study / "detection.npy"),
-    "another voxel": lambda study: change_a_voxel(study / "detection.npy"),
-    "another label": lambda study: change_a_voxel(study / "detection_label.npy"),
-    "no array": lambda study: (study / "detection.npy").unlink(),
-    "a cut record": lambda study: cut(study / "read.json"),
-    "a record of another image": lambda study: write_json(
+    "100_1": lambda study: cut(study / "detection.npy"),
+    "100_2": lambda study: change_a_voxel(study / "detection.npy"),
+    "101_1": lambda study: change_a_voxel(study / "detection_label.npy"),
+    "102_1": lambda study: (study / "detection.npy").unlink(),
+    "103_1": lambda study: cut(study / "read.json"),
+    "104_1": lambda study: write_json(
         study / "read.json", read_json(study / "read.json") | {"made_from": "0" * 64}
     ),
-}
+}  # fmt: skip
 SPOILT_LATER = {
-    "cut intensities": lambda study: cut(study / "detection_foreground.npy"),
-    "a cut study": lambda study: cut(study / "detection" / "cases" / f"{study.name}.b2nd"),
-    "no study": lambda study: (study / "detection" / "cases" / f"{study.name}_seg.b2nd").unlink(),
+    "100_1": lambda study: cut(study / "detection_foreground.npy"),
+    "100_2": lambda study: cut(study / "detection" / "cases" / f"{study.name}.b2nd"),
+    "101_1": lambda study: (study / "detection" / "cases" / f"{study.name}_seg.b2nd").unlink(),
+    "102_1": lambda study: cut(study / "detection_preprocessed.json"),
 }
 
 
-@pytest.mark.parametrize("what", [*SPOILT, *SPOILT_LATER])
-def test_what_is_half_written_is_not_believed(source, expected, tmp_path, reads, stopped_after, what):
+@pytest.mark.parametrize("spoilt", [SPOILT, SPOILT_LATER], ids=["read", "later"])
+def test_what_is_half_written_or_changed_is_not_believed(source, expected, tmp_path, reads, stopped_after, spoilt):
     arguments = words(source, tmp_path / "out")
-    assert stopped_after(3, "preprocess_study", arguments) == 130
-    (SPOILT | SPOILT_LATER)[what](tmp_path / "out" / ".work" / "studies" / "100_2")
+    assert stopped_after(6, "preprocess_study", arguments) == 130
+    for case_id, spoil in spoilt.items():
+        spoil(tmp_path / "out" / ".work" / "studies" / case_id)
     reads.clear()
     assert main(arguments) == 0
-    assert reads == (["100_2"] if what in SPOILT else [])
+    assert sorted(reads) == (sorted(SPOILT) if spoilt is SPOILT else [])
     assert content(tmp_path / "out") == expected
 
 
