@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from algorithm.outputs.progress import stdout_bar
 from algorithm.prediction.options import PredictionOptions
 from algorithm.prediction.threads import usable_cores, use_threads
 from contract.card import CandidateRule, load_card
@@ -26,6 +25,7 @@ from contract.errors import UsageError
 from contract.outputs import remove_last_answers
 from contract.process.command import Parser, run_command
 from contract.process.invoke_server import PORT, Case, end_process, serve
+from contract.process.progress import stdout_bar
 from contract.process.terminal import log_to_stdout
 from network.detection.clustering import BoxShape, CaseScore
 from network.device import HELP, ComputeDevice, Device, WantedPrecision, choose_device, free_device_memory

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from algorithm.outputs.progress import Track
 from algorithm.outputs.study_output import detect, write_study
 from contract.archive.duplicates import say_alike
 from contract.archive.studies import Study, archive_licence, find_studies
@@ -21,6 +20,7 @@ from contract.errors import OncoduetError
 from contract.files.reading import sha256_file, sha256_json
 from contract.images.volume import Float32Array, Volume, read_grid, read_volume, resample
 from contract.outputs import Output, require_apart, require_folder, require_unowned, subfolder
+from contract.process.progress import Track
 from contract.records import Source
 from network.placement import Placement
 from network.study import content_sha256

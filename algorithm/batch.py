@@ -13,26 +13,36 @@ import itertools
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from algorithm.outputs.batch_folder import BatchFolder
-from algorithm.outputs.progress import Track
 from algorithm.outputs.study_output import detect
 from algorithm.prediction.bundle import Bundle, read_bundle
 from algorithm.prediction.detectors import AS_IN_RULES, BoxChoice
 from algorithm.prediction.ensembles import Ensemble, choose_ensembles, ensemble_source, method_sha256
 from algorithm.prediction.options import DEFAULTS, PredictionOptions
-from algorithm.prediction.predictor import LEANER, Predictor, load_predictor, remark_on_precision
+from algorithm.prediction.overlap import Overlap
+from algorithm.prediction.predictor import (
+    LEANER,
+    Predictor,
+    ReadStudy,
+    StudyPrediction,
+    load_predictor,
+    remark_on_precision,
+)
 from algorithm.prediction.trained_on import KnownStudies
 from contract.archive.duplicates import say_alike
 from contract.archive.studies import Study, archive_licence, list_studies
 from contract.errors import OncoduetError
 from contract.outputs import require_apart
+from contract.process.progress import Track
 from contract.records import BatchRecord, Failure, FailuresRecord, StudyRecord
 from contract.text import one_line
 from network.device import free_device_memory, memory_or_refuse
+from network.memory_plan import held_bytes, memory_budget
 
 logger = logging.getLogger(__name__)
 
@@ -186,39 +196,82 @@ def _predict_all(
     track: Track,
     done: int,
 ) -> _Ended:
-    """Predict studies one after the other; an unforeseen exception ends one study and not the others."""
+    """Predict studies one after the other; an unforeseen exception ends one study and not the others.
+
+    While the networks have one, the next is read and the last is written (:mod:`algorithm.prediction.overlap`).
+    """
     logger.info(
         "%d studies to predict, %d finished before; %d members, %d predictions of each study",
         *(len(studies), done, len(predictor.members), len(ensembles)),
     )
     ended = _Ended({})
-    for study in track(studies, done=done):
-        try:
-            _predict_one(predictor, ensembles, study, folder)
-            continue
-        except _StudyError as error:
-            reason = str(error)
-        except (OncoduetError, OSError):  # the output's, not the study's
-            raise
-        except Exception as error:
-            ended.unforeseen = ended.unforeseen or error
-            reason = one_line(f"study {study.case_id}: {type(error).__name__}: {error}")
-        folder.discard(study.case_id)
-        ended.failures[study.case_id] = reason
-        logger.error("study %s failed: %s", study.case_id, reason)
-        free_device_memory()
+    progress = iter(track(studies, done=done))
+    next(progress, None)
+    overlap = Overlap(
+        read=partial(_read, predictor),
+        work=partial(_predict, predictor),
+        write=partial(_write, predictor, ensembles, folder),
+        bytes_of=partial(_most_bytes, predictor),
+        room_bytes=memory_budget(predictor.options.memory_gb).total - held_bytes(),
+    )
+    with closing(overlap.each(studies)) as outcomes:
+        for study, error in outcomes:
+            if error is not None:
+                _note_failure(study, error, ended, folder)
+            del error  # with the frames that it came from, and what they hold
+            next(progress, None)
     return ended
 
 
-def _predict_one(predictor: Predictor, ensembles: Sequence[Ensemble], study: Study, folder: BatchFolder) -> None:
-    """One pass of all members over one study, and its outputs for every ensemble.
+def _note_failure(study: Study, error: Exception, ended: _Ended, folder: BatchFolder) -> None:
+    """Keep why a study failed; raise what is wrong with the output instead."""
+    if isinstance(error, _StudyError):
+        reason = str(error)
+    elif isinstance(error, OncoduetError | OSError):  # the output's, not the study's
+        raise error
+    else:
+        ended.unforeseen = ended.unforeseen or error
+        reason = one_line(f"study {study.case_id}: {type(error).__name__}: {error}")
+    folder.discard(study.case_id)
+    ended.failures[study.case_id] = reason
+    logger.error("study %s failed: %s", study.case_id, reason)
+    free_device_memory()
 
-    A function of its own, so that one study's probabilities are gone before the next one's are made.
-    """
-    begun = time.monotonic()
+
+@dataclass(frozen=True)
+class _Predicted:
+    """A study between the networks and its files."""
+
+    record: StudyRecord
+    prediction: StudyPrediction
+    begun: float
+
+
+def _most_bytes(predictor: Predictor, study: Study) -> int:
+    try:
+        return predictor.most_bytes(study.channels, name=study.case_id)
+    except (OncoduetError, OSError):  # reading it will say the same
+        return 0
+
+
+def _read(predictor: Predictor, study: Study, alone: bool) -> tuple[StudyRecord, ReadStudy]:
     with _blamed_on(study):
         record = StudyRecord.of(study.case_id, study.channels)
-        prediction = predictor.predict(study.channels, name=study.case_id)
+        return record, predictor.read(study.channels, name=study.case_id, alone=alone)
+
+
+def _predict(predictor: Predictor, study: Study, read: tuple[StudyRecord, ReadStudy]) -> _Predicted:
+    """One pass of all members over one study."""
+    begun = time.monotonic()
+    with _blamed_on(study):
+        return _Predicted(read[0], predictor.predict_read(read[1]), begun)
+
+
+def _write(
+    predictor: Predictor, ensembles: Sequence[Ensemble], folder: BatchFolder, study: Study, done: _Predicted
+) -> None:
+    """A study's outputs for every ensemble."""
+    prediction = done.prediction
     for (members, _), alike in itertools.groupby(ensembles, lambda each: (each.members, each.choice.fill)):
         probability = None  # one map for all case scores
         for ensemble in alike:
@@ -226,9 +279,9 @@ def _predict_one(predictor: Predictor, ensembles: Sequence[Ensemble], study: Stu
                 if probability is None:
                     probability = prediction.ensemble(members, ensemble.choice)
                 found = detect(predictor.bundle.card, probability, predictor.box_rule(members, ensemble.choice))
-            folder.write(ensemble.folder, found, record, content_sha256=prediction.content_sha256)
+            folder.write(ensemble.folder, found, done.record, content_sha256=prediction.content_sha256)
     logger.info(
-        "study %s: one pass of %d members, %.1f s", study.case_id, len(predictor.members), time.monotonic() - begun
+        "study %s: one pass of %d members, %.1f s", study.case_id, len(predictor.members), time.monotonic() - done.begun
     )
 
 

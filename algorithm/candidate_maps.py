@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from algorithm.outputs.candidates import Rule, card_likelihood, extract_candidates, paint_candidates
-from algorithm.outputs.progress import Track
 from contract.archive.folder_scan import seeming_stem
 from contract.card import Card
 from contract.errors import OncoduetError
@@ -21,6 +20,7 @@ from contract.images.volume import Volume, image_stem, is_image, read_volume, wr
 from contract.images.whole_image import read_header
 from contract.names import require_case_id
 from contract.outputs import Output, require_apart
+from contract.process.progress import Track
 from contract.records import Source, read_record, write_record
 from contract.text import first_few
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from algorithm.outputs.progress import Track
 from algorithm.outputs.study_output import detect
 from algorithm.prediction.bundle import Bundle, read_bundle
 from algorithm.prediction.measured_precision import MeasuredError, PrecisionRecord, default_record
@@ -21,6 +20,7 @@ from algorithm.prediction.predictor import LEANER, Predictor, load_predictor
 from contract.archive.studies import Study, find_studies
 from contract.images.volume import Float32Array
 from contract.outputs import file_output, require_apart
+from contract.process.progress import Track
 from contract.records import write_record
 from network.device import Precision, memory_or_refuse
 from network.precision import native_precisions

@@ -95,6 +95,7 @@ def _score(options: argparse.Namespace) -> None:
         named=_named(options),
         sweep_hits=options.sweep_hits,
         track=_Bar(console),
+        workers=options.workers,
     )
     _print_scores(scores, console)
     if options.explain is not None:
@@ -327,6 +328,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--card", help="name or path of the card that scores (default: the truth's; never that of the predictions)")
     _add_patients(scoring)
     add("--training-studies-too", action="store_true", help="also score studies that a network was trained on")
+    add("--workers", type=workers, default=1, help="processes; the scores do not depend on them (%(default)s)")
 
     indexing = commands.add_parser("index", help="rebuild the truth index, to ship it with the truth")
     indexing.set_defaults(command=_index)

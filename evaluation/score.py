@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from contract.archive.marksheet import contradictions
@@ -21,18 +22,17 @@ from contract.files.case_folders import case_name
 from contract.files.reading import sha256_json
 from contract.names import require_name
 from contract.outputs import Output, require_apart, require_folder, require_unowned, subfolder
+from contract.process.workers import Workers
 from contract.provenance import writer
 from contract.records import Metrics, MetricsRecord, Source, write_record
 from contract.text import first_few
-from evaluation.inputs.one_case import read_one
+from evaluation.inputs.one_case import read_one, read_with
 from evaluation.inputs.predictions import SOURCE, PredictionSet, find_prediction_sets
-from evaluation.inputs.truth import OnMissing, TruthFolder, find_truth
+from evaluation.inputs.truth import CaseOfTruth, OnMissing, TruthFolder, find_truth
+from evaluation.inputs.truth_index import encode_file
 from evaluation.masks.sizes import sizes_of
 from evaluation.matching import picai, strict
-from evaluation.matching.cases import (
-    MatchingRule,
-    ScoredCase,
-)
+from evaluation.matching.cases import Case, LesionTruth, MatchingRule, ScoredCase
 from evaluation.matching.hit_criteria import HIT_CRITERIA, HitCriterion, match_with
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, sensitivity_key
 from evaluation.metrics.summary import picai_metrics, strict_metrics
@@ -46,6 +46,9 @@ SIZE_COLUMNS = ("case_id", "lesion", "confidence", "volume_ml", "diameter_mm")
 PICAI_ONLY = "not computed: --picai-only"
 
 NO_MAPS = "AP and lesion sensitivity are undefined: the predictions have no detection maps"
+
+_AT_ONCE = 16
+"""Cases at most that a process is given at a time."""
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +98,7 @@ def score(
     named: RunName | None = None,
     sweep_hits: bool = False,
     track: Tracker = untracked,
+    workers: int = 1,
 ) -> list[Score]:
     """Score the run in ``predictions``, or each of the runs in its sub-folders, into ``output``.
 
@@ -124,6 +128,8 @@ def score(
         Also write ``hits.csv``: AP and lesion sensitivity by other hit criteria.
     track
         Shows progress.
+    workers
+        Processes; the scores do not depend on them.
 
     Raises
     ------
@@ -153,15 +159,18 @@ def score(
     places = [_place(output, run, truth_sha256, asked) for run in runs]
     for place in places:
         place.check()
-    scores = [
-        replace(
-            score_run(
-                run, truth_folder, truth_sha256=truth_sha256, picai_only=picai_only, sweep_hits=sweep_hits, track=track
-            ),
-            patients=decided,
-        )
-        for run in runs
-    ]
+    how = partial(
+        score_run,
+        truth=truth_folder,
+        truth_sha256=truth_sha256,
+        picai_only=picai_only,
+        sweep_hits=sweep_hits,
+        track=track,
+    )
+    with Workers(min(workers, len(truth_folder.label_maps))) as crew:
+        if crew.count > 1:
+            truth_folder.open_index(partial(crew.each, encode_file))
+        scores = [replace(how(run, crew=crew), patients=decided) for run in runs]
     if truth_folder.marksheet is not None:
         for line in contradictions(truth_folder.marksheet, {case.case_id: case.positive for case in scores[0].cases}):
             _log.warning("%s", line)
@@ -220,6 +229,15 @@ def _key(source: Source) -> str:
     return f"{source.configuration} {place} ({sha256_json(sorted(source.runs))[:12]})"
 
 
+@dataclass(frozen=True)
+class _CaseScores:
+    """One case, scored by every answer that was asked for."""
+
+    strict: ScoredCase | None
+    picai: ScoredCase
+    by_criterion: Mapping[HitCriterion, ScoredCase]
+
+
 def score_run(
     run: PredictionSet,
     truth: TruthFolder,
@@ -228,24 +246,28 @@ def score_run(
     picai_only: bool = False,
     sweep_hits: bool = False,
     track: Tracker = untracked,
+    crew: Workers | None = None,
 ) -> Score:
-    """Read, match and score every case of a run, by case id."""
+    """Read, match and score every case of a run, by case id.
+
+    Parameters
+    ----------
+    crew
+        Processes to do it; None: this one does.
+    """
     rule = MatchingRule.of(run.card)
-    by_strict: list[ScoredCase] = []
-    by_picai: list[ScoredCase] = []
-    by_criterion: dict[HitCriterion, list[ScoredCase]] = {each: [] for each in HIT_CRITERIA if sweep_hits}
-    for case_id in track(list(truth.label_maps), run.name):
-        case, known = read_one(run, truth, case_id, picai_only=picai_only)
-        positive = len(known.lesions) > 0
-        missing = case_id not in (run.predictions if run.likelihoods is None else run.likelihoods)
-        maximum = float(case.map_maximum)
-        by_picai.append(ScoredCase(case_id, positive, maximum, picai.match(case, rule), missing))
-        if not picai_only:
-            sizes = sizes_of(known.lesions, known.grid)
-            by_strict.append(ScoredCase(case_id, positive, case.likelihood, strict.match(case, rule), missing, sizes))
-        for criterion, scored in by_criterion.items():
-            findings = match_with(case, rule, criterion)
-            scored.append(ScoredCase(case_id, positive, case.likelihood, findings, missing))
+    case_ids = list(truth.label_maps)
+    criteria = tuple(HIT_CRITERIA) if sweep_hits else ()
+    if crew is None or crew.count == 1:
+        each = partial(_score_here, run=run, truth=truth, picai_only=picai_only, criteria=criteria)
+        scored = list(map(each, track(case_ids, run.name)))
+    else:
+        work = partial(_score_elsewhere, picai_only=picai_only, criteria=criteria)
+        pieces = [(case_id, _only(run, case_id), truth.elsewhere(case_id)) for case_id in case_ids]
+        results = crew.each(work, pieces, at_once=max(1, min(_AT_ONCE, len(pieces) // (4 * crew.count))))
+        scored = [next(results) for _ in track(case_ids, run.name)]
+    by_strict = [each.strict for each in scored if each.strict is not None]
+    by_picai = [each.picai for each in scored]
     every = [finding for case in by_strict for finding in case.findings]
     if every and all(finding.kind == "tp" and finding.overlap == 1 for finding in every):
         _log.warning("%s: equals the truth in every voxel: are these the label maps themselves?", run.folder)
@@ -265,8 +287,55 @@ def score_run(
             "parents": {name: of for name, of in run.source.parents.items() if name != "scoring_card"} | parents,
         }
     )
-    swept = {criterion: strict_metrics(scored) for criterion, scored in by_criterion.items()}
+    swept = {criterion: strict_metrics([each.by_criterion[criterion] for each in scored]) for criterion in criteria}
     return Score(run, metrics, tuple(by_picai if picai_only else by_strict), source, by_criterion=swept)
+
+
+def _score_here(
+    case_id: str, *, run: PredictionSet, truth: TruthFolder, picai_only: bool, criteria: Sequence[HitCriterion]
+) -> _CaseScores:
+    case, known = read_one(run, truth, case_id, picai_only=picai_only)
+    return _scored(case_id, run, case, known, picai_only=picai_only, criteria=criteria)
+
+
+def _score_elsewhere(
+    piece: tuple[str, PredictionSet, CaseOfTruth], *, picai_only: bool, criteria: Sequence[HitCriterion]
+) -> _CaseScores:
+    case_id, run, truth = piece
+    known = truth.read(MatchingRule.of(run.card))
+    case = read_with(run, known, case_id, picai_only=picai_only)
+    return _scored(case_id, run, case, known, picai_only=picai_only, criteria=criteria)
+
+
+def _scored(
+    case_id: str,
+    run: PredictionSet,
+    case: Case,
+    known: LesionTruth,
+    *,
+    picai_only: bool,
+    criteria: Sequence[HitCriterion],
+) -> _CaseScores:
+    rule = MatchingRule.of(run.card)
+    positive = len(known.lesions) > 0
+    missing = case_id not in (run.predictions if run.likelihoods is None else run.likelihoods)
+    by_picai = ScoredCase(case_id, positive, float(case.map_maximum), picai.match(case, rule), missing)
+    by_strict = None
+    if not picai_only:
+        sizes = sizes_of(known.lesions, known.grid)
+        by_strict = ScoredCase(case_id, positive, case.likelihood, strict.match(case, rule), missing, sizes)
+    swept = {
+        criterion: ScoredCase(case_id, positive, case.likelihood, match_with(case, rule, criterion), missing)
+        for criterion in criteria
+    }
+    return _CaseScores(by_strict, by_picai, swept)
+
+
+def _only(run: PredictionSet, case_id: str) -> PredictionSet:
+    """A run with what it says of one case, which is little to send."""
+    of_case = {case_id: run.predictions[case_id]} if case_id in run.predictions else {}
+    likelihoods = run.likelihoods and {key: run.likelihoods[key] for key in [case_id] if key in run.likelihoods}
+    return replace(run, predictions=of_case, likelihoods=likelihoods, source=None)
 
 
 def write_score(score: Score, folder: Path) -> None:

@@ -134,6 +134,11 @@ def plan_memory(
     )
 
 
+def quickest_way(members: int, device: torch.device) -> MemoryPlan:
+    """The way that takes most memory."""
+    return next(_ways(members, windows_per_pass(device)))
+
+
 def leaner_way(way: MemoryPlan, *, members: int) -> MemoryPlan | None:
     """The next way that takes less memory; None after the leanest."""
     ways = list(_ways(members, way.batch))

@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _prepare(options: argparse.Namespace, console: Console) -> None:
+    del console
     from training.prepare import prepare  # noqa: PLC0415
 
     prepare(
@@ -50,10 +51,10 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
         output=options.output,
         folds=options.folds,
         seed=options.seed,
-        console=console,
         replace=options.replace,
         patients=options.patients,
         on_bad_study=options.on_bad_study,
+        workers=options.workers,
     )
 
 
@@ -307,7 +308,14 @@ def _add_prepare(add: Callable[..., argparse.Action]) -> None:
         "--on-bad-study",
         choices=["stop", "skip"],
         default="stop",
-        help="name all faulty studies and stop (default), or leave them out and list them",
+        help="name all faulty studies and stop (default), or leave them out; failures.json lists them",
+    )
+    add(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes, a study in each at a time; the dataset does not depend on them (default 1)",
     )
 
 

@@ -39,7 +39,16 @@ from contract.text import one_line
 from network.detection.clustering import BoxPostprocessing
 from network.device import free_device_memory, out_of_memory
 from network.localisation import keep_near, organ_region
-from network.memory_plan import MemoryPlan, StudySize, held_bytes, leaner_way, memory_budget, plan_memory
+from network.memory_plan import (
+    MemoryPlan,
+    StudySize,
+    held_bytes,
+    host_bytes,
+    leaner_way,
+    memory_budget,
+    plan_memory,
+    quickest_way,
+)
 from network.placement import Placement
 from network.precision import slowdown
 from network.preprocessing import NetworkGrid, Preprocessed, most_features, network_size, patch_size_zyx, preprocess
@@ -87,15 +96,52 @@ class Predictor:
         way
             How to go through the members and windows; None: the quickest that fits into memory.
         """
+        return self.predict_read(self.read(channels, name=name, way=way))
+
+    def read(
+        self, channels: Mapping[str, Path], *, name: str, alone: bool = True, way: MemoryPlan | None = None
+    ) -> "ReadStudy":
+        """What needs no network: a study's images, and for a card without stage 1 also their preprocessing.
+
+        Raises ``OncoduetError`` as :meth:`predict`.
+
+        Parameters
+        ----------
+        alone
+            Whether no other study is in memory. Else the caller knows that this one fits beside the others
+            (:meth:`most_bytes`), and how to go through members and windows is decided when its turn has come.
+        way
+            As of :meth:`predict`.
+        """
         card = self.bundle.card
         headers = _Headers.read(card, channels, name=name)
         placement = Placement.of(card, headers.native)
         if self.locator is None:
-            way = way or self._way(headers, placement)
-            return self._predict(self._prepare(read_scan(card, channels, name=name), placement), way)
+            if alone:
+                way = way or self._way(headers, placement)
+            prepared = self._prepare(read_scan(card, channels, name=name), placement)
+            return ReadStudy(headers, placement, prepared, None, way)
+        coarse_way = way
+        if alone:
+            coarse_way = way or self.locator._way(headers, Placement.of(self.locator.bundle.card, headers.native))
+        return ReadStudy(headers, placement, None, read_scan(card, channels, name=name), coarse_way)
+
+    def predict_read(self, study: "ReadStudy", *, way: MemoryPlan | None = None) -> "StudyPrediction":
+        """Predict a study that was read with every member. Raises ``OncoduetError`` as :meth:`predict`.
+
+        Parameters
+        ----------
+        way
+            As of :meth:`predict`; of the study's stage 2.
+        """
+        card, headers, placement = self.bundle.card, study.headers, study.placement
+        if study.prepared is not None:
+            way = way or study.way or self._way(headers, placement, is_read=True, own_bytes=study.held_bytes)
+            return self._predict(study.take_prepared(), way)
+        assert self.locator is not None
+        name, scan = headers.name, study.take_scan()
         coarse = Placement.of(self.locator.bundle.card, headers.native)
-        coarse_way = way or self.locator._way(headers, coarse)
-        scan = read_scan(card, channels, name=name)
+        coarse_way = study.way or self.locator._way(headers, coarse, is_read=True, own_bytes=_bytes_of(scan))
         stage = card.localisation
         assert stage is not None
         region = self.locator._locate(stage, scan, coarse, coarse_way)
@@ -109,6 +155,21 @@ class Predictor:
         prepared = self._prepare(scan, placement)
         del scan
         return self._predict(prepared, way)
+
+    def most_bytes(self, channels: Mapping[str, Path], *, name: str) -> int:
+        """The most that a study ever takes in the main memory, by the quickest way, beyond the weights that are loaded.
+
+        Raises ``OncoduetError``: an image is missing or is none.
+        """
+        headers = _Headers.read(self.bundle.card, channels, name=name)
+        on_gpu = self.options.device == "cuda"
+        of_stages = [
+            host_bytes(each._work(headers, Placement.of(each.bundle.card, headers.native)), way, on_gpu=on_gpu)
+            for each in (self, self.locator)
+            if each is not None
+            for way in [quickest_way(len(each.members), torch.device(self.options.device))]
+        ]
+        return max(of_stages) - (0 if on_gpu else self._kept_bytes)
 
     def _locate(self, stage: Localisation, scan: Scan, placement: Placement, way: MemoryPlan) -> Box | None:
         """The region around the organ that these networks see in a scan; None where they see none."""
@@ -227,8 +288,21 @@ class Predictor:
             is_read=is_read,
         )
 
-    def _way(self, headers: "_Headers", placement: Placement, *, is_read: bool = False) -> MemoryPlan:
-        """Memory plan of a study with this placement, whose images may have been read already."""
+    @property
+    def _kept_bytes(self) -> int:
+        """Of the members' weights, what is loaded."""
+        return self.networks.kept_bytes + self.box_members.networks.kept_bytes
+
+    def _way(
+        self, headers: "_Headers", placement: Placement, *, is_read: bool = False, own_bytes: int = 0
+    ) -> MemoryPlan:
+        """Memory plan of a study with this placement, whose images may have been read already.
+
+        Parameters
+        ----------
+        own_bytes
+            Of what the process holds, this study's part.
+        """
         work = self._work(headers, placement, is_read=is_read)
         if any(length * _SMALL < patch for length, patch in zip(work.network, work.patch_size, strict=True)):
             logger.warning(
@@ -240,8 +314,8 @@ class Predictor:
         return plan_memory(
             work,
             memory_budget(self.options.memory_gb),
-            held=held_bytes(),
-            kept=self.networks.kept_bytes + self.box_members.networks.kept_bytes,
+            held=held_bytes() - own_bytes,
+            kept=self._kept_bytes,
             name=headers.name,
             device=torch.device(self.options.device),
         )
@@ -271,6 +345,36 @@ class _Prepared:
     content_sha256: str
     placement: Placement
     preprocessed: Preprocessed
+
+
+@dataclass
+class ReadStudy:
+    """A study before the networks see it; what it holds is given away once, so that nobody keeps it longer."""
+
+    headers: _Headers
+    placement: Placement
+    prepared: _Prepared | None
+    scan: Scan | None
+    """For a card that first locates an organ: the images, which are not preprocessed yet."""
+    way: MemoryPlan | None
+    """Decided before the images were read; None: that comes later."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that it takes now."""
+        return self.prepared.preprocessed.data.nbytes if self.prepared else _bytes_of(self.scan) if self.scan else 0
+
+    def take_prepared(self) -> _Prepared:
+        """Give away what is preprocessed."""
+        prepared, self.prepared = self.prepared, None
+        assert prepared is not None
+        return prepared
+
+    def take_scan(self) -> Scan:
+        """Give away the images."""
+        scan, self.scan = self.scan, None
+        assert scan is not None
+        return scan
 
 
 @dataclass(frozen=True)
@@ -434,6 +538,10 @@ def _groups(card: Card) -> list[tuple[int, ...]]:
         return [(card.lesion_index,)]
     names = [each.name for each in card.classes]
     return [(card.lesion_index,), tuple(1 + names.index(name) for name in card.keep_near.classes)]
+
+
+def _bytes_of(scan: Scan) -> int:
+    return sum(volume.array.nbytes for volume in scan.channels.values())
 
 
 def _segmenting(members: Sequence[Member]) -> tuple[Member, ...]:

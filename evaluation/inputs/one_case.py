@@ -23,10 +23,15 @@ def read_one(
 ) -> tuple[Case, LesionTruth]:
     """One case of a run as it is scored, and its truth. Raises ``OncoduetError`` where either cannot be scored."""
     known = truth.case(case_id, MatchingRule.of(run.card))
+    return read_with(run, known, case_id, picai_only=picai_only), known
+
+
+def read_with(run: PredictionSet, known: LesionTruth, case_id: str, *, picai_only: bool) -> Case:
+    """One case of a run as it is scored. Raises ``OncoduetError`` where it cannot be scored."""
     if run.likelihoods is not None:
-        return _case_of_likelihood(run.likelihoods.get(case_id, 0.0), known), known
+        return _case_of_likelihood(run.likelihoods.get(case_id, 0.0), known)
     strictly = partial(read_case, most_candidates=MatchingRule.of(run.card).most_candidates)
-    return _case(run.predictions.get(case_id), known, read_case_as_picai_eval if picai_only else strictly), known
+    return _case(run.predictions.get(case_id), known, read_case_as_picai_eval if picai_only else strictly)
 
 
 def _case(

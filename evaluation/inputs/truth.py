@@ -12,7 +12,7 @@ project's card that an archive's ``archive.json`` was made for.
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +28,7 @@ from contract.images.volume import is_image
 from contract.schema import Frozen, parse
 from contract.text import first_few
 from evaluation.inputs.case_files import folders_of_patients, images_by_case
-from evaluation.inputs.truth_index import INDEX, TruthIndex, open_index, write_index
+from evaluation.inputs.truth_index import INDEX, Encode, TruthIndex, open_index, write_index
 from evaluation.masks.sparse_image import read_label_map
 from evaluation.matching.cases import LesionTruth, MatchingRule, truth_of
 
@@ -78,6 +78,14 @@ class TruthFolder:
         """One case's truth, from the index; it is not kept in memory."""
         path = self.label_maps[case_id]
         return truth_of(path, self._index.read(self._sha256[case_id]) or read_label_map(path), rule)
+
+    def open_index(self, encode: Encode) -> None:
+        """Open the index now, and read what it lacks as is told."""
+        self.__dict__.setdefault("_index", open_index(self.folder, self._by_sha256, encode=encode))
+
+    def elsewhere(self, case_id: str) -> "CaseOfTruth":
+        """One case's truth for another process to read."""
+        return CaseOfTruth(self.label_maps[case_id], self._sha256[case_id], self._index.path)
 
     def patients(self, said: tuple[Mapping[str, str], PatientRule | None] = ({}, None)) -> dict[str, str]:
         """The patient of every case.
@@ -139,6 +147,26 @@ class TruthFolder:
     @cached_property
     def _index(self) -> TruthIndex:
         return open_index(self.folder, self._by_sha256)
+
+
+@dataclass(frozen=True)
+class CaseOfTruth:
+    """Where the truth of a case is; nothing of it is read yet."""
+
+    label_map: Path
+    sha256: str
+    index: Path | None
+    """None: only in another process's memory."""
+
+    def read(self, rule: MatchingRule) -> LesionTruth:
+        """As :meth:`TruthFolder.case`."""
+        known = None if self.index is None else _opened(self.index).read(self.sha256)
+        return truth_of(self.label_map, known or read_label_map(self.label_map), rule)
+
+
+@cache
+def _opened(index: Path) -> TruthIndex:
+    return TruthIndex(index)
 
 
 def find_truth(folder: Path) -> TruthFolder:

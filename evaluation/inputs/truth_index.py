@@ -16,7 +16,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -45,6 +45,8 @@ class TruthIndex:
     """Label maps by the SHA-256 of their files."""
 
     def __init__(self, file: Path | IO[bytes]) -> None:
+        self.path = file if isinstance(file, Path) else None
+        """Where other processes can open it; None: nowhere."""
         self._archive = zipfile.ZipFile(file)
         self.known = frozenset(self._archive.namelist())
         """Hashes that have an entry."""
@@ -71,7 +73,11 @@ class TruthIndex:
             return None
 
 
-def open_index(folder: Path, label_maps: Mapping[str, Path]) -> TruthIndex:
+Encode = Callable[[Iterable[Path]], Iterator[bytes]]
+"""Reads label maps and encodes them, in order."""
+
+
+def open_index(folder: Path, label_maps: Mapping[str, Path], *, encode: Encode | None = None) -> TruthIndex:
     """Open the index of a folder for these label maps; it is first made or completed where needed.
 
     Parameters
@@ -80,6 +86,8 @@ def open_index(folder: Path, label_maps: Mapping[str, Path]) -> TruthIndex:
         Folder of the index.
     label_maps
         By the SHA-256 of their bytes.
+    encode
+        Reads those that have no entry yet, perhaps in several processes; None: one after the other.
 
     Raises
     ------
@@ -90,13 +98,15 @@ def open_index(folder: Path, label_maps: Mapping[str, Path]) -> TruthIndex:
     if found is not None and found.known.issuperset(label_maps):
         return found
     if _may_write(folder) and _is_index_or_nothing(folder / INDEX):
-        return write_index(folder, label_maps, known=found)
+        return write_index(folder, label_maps, known=found, encode=encode)
     unnamed = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - lives as long as the index
-    _write(unnamed, label_maps, found)
+    _write(unnamed, label_maps, found, encode)
     return TruthIndex(unnamed)
 
 
-def write_index(folder: Path, label_maps: Mapping[str, Path], *, known: TruthIndex | None = None) -> TruthIndex:
+def write_index(
+    folder: Path, label_maps: Mapping[str, Path], *, known: TruthIndex | None = None, encode: Encode | None = None
+) -> TruthIndex:
     """Write a folder's index and open it; entries that are ``known`` are copied, all else is read from the label maps.
 
     Raises
@@ -108,18 +118,27 @@ def write_index(folder: Path, label_maps: Mapping[str, Path], *, known: TruthInd
     if not _is_index_or_nothing(folder / INDEX):
         raise OncoduetError(folder / INDEX, "not an index; remove it")
     with atomic_file(folder / INDEX) as partial:
-        _write(partial, label_maps, known)
+        _write(partial, label_maps, known, encode)
     return TruthIndex(folder / INDEX)
 
 
-def _write(target: Path | IO[bytes], label_maps: Mapping[str, Path], known: TruthIndex | None) -> None:
+def encode_file(path: Path) -> bytes:
+    """Read a label map and encode it."""
+    return encoded(read_label_map(path))
+
+
+def _write(
+    target: Path | IO[bytes], label_maps: Mapping[str, Path], known: TruthIndex | None, encode: Encode | None
+) -> None:
+    entries = {sha256: known.entry(sha256) if known is not None else None for sha256 in sorted(label_maps)}
+    unread = [label_maps[sha256] for sha256, entry in entries.items() if entry is None]
+    read = encode(unread) if encode is not None else map(encode_file, unread)
     with zipfile.ZipFile(target, "w") as archive:
         archive.comment = _FORMAT
-        for sha256, path in sorted(label_maps.items()):
-            entry = known.entry(sha256) if known is not None else None
+        for sha256, entry in entries.items():
             archive.writestr(
                 zipfile.ZipInfo(sha256),  # without a date: the same truth has the same index
-                encoded(read_label_map(path)) if entry is None else entry,
+                next(read) if entry is None else entry,
                 compress_type=zipfile.ZIP_DEFLATED,
             )
 

@@ -21,11 +21,11 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 from scipy.stats import beta
 
+from contract.process.workers import each_of
 from evaluation.metrics.outcomes import BoolArray, FloatArray, IntArray
 from evaluation.metrics.placement_values import placement_values
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import Metric
-from evaluation.statistics.resampling.parallel import each_of
 from evaluation.statistics.resampling.random_streams import stream
 from evaluation.statistics.resampling.run_permutation import order_test
 from evaluation.statistics.variance.influence import MetricByPatient

@@ -67,7 +67,10 @@ ROWS: dict[tuple[str, str], Row] = {
     ("training", "prepare"): Row(
         lambda demo: ("training", "prepare", "--card", CARD, "--archive", demo / "archive", "--folds", 2),
         ("archive",),
-        ("splits.json", "card.toml", "sources.json", "prepare.log", "cases/10000_1000000.pkl"),
+        (
+            *("splits.json", "card.toml", "sources.json", "prepare.log", "cases/10000_1000000.pkl"),
+            *("failures.json", ".work", ".work/"),
+        ),
     ),
     ("training", "run"): Row(
         lambda demo: ("training", "run", "--prepared", demo / "prepared", *of_run(demo)),

@@ -7,7 +7,6 @@ from the label maps themselves.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -15,19 +14,27 @@ from scipy import ndimage
 
 from contract.card import Card
 from contract.images.volume import Box, Grid, Volume, resample
+from contract.schema import Frozen
 from network.plans import full_resolution
 from network.preprocessing import Preprocessed
 
 
-@dataclass(frozen=True)
-class Lesion:
+class Lesion(Frozen):
     """One lesion of a label map."""
 
     volume_ml: float
     centre_mm_xyz: tuple[float, float, float]
     """Mean of its voxels' centres in patient coordinates (LPS)."""
-    box: Box | None
-    """Bounds of its voxels on the study grid; None: it has none there."""
+    bounds_zyx: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None
+    """Its voxels' first index on the study grid and the one after the last, per axis; None if it has none there."""
+
+    @property
+    def box(self) -> Box | None:
+        """Bounds of its voxels on the study grid; None: it has none there."""
+        if self.bounds_zyx is None:
+            return None
+        z, y, x = (slice(*each) for each in self.bounds_zyx)
+        return z, y, x
 
     @property
     def described(self) -> str:
@@ -46,7 +53,11 @@ def lesions_on(card: Card, truth: Volume, grid: Grid) -> list[Lesion]:
     voxels = np.bincount(numbered.ravel(), minlength=count + 1)[1:]
     centres = ndimage.center_of_mass(numbered > 0, numbered, range(1, count + 1))
     return [
-        Lesion(float(number) * truth.grid.voxel_volume_ml, _place_mm(truth.grid, centre), cast("Box | None", box))
+        Lesion(
+            volume_ml=float(number) * truth.grid.voxel_volume_ml,
+            centre_mm_xyz=_place_mm(truth.grid, centre),
+            bounds_zyx=None if box is None else tuple((each.start, each.stop) for each in cast(Box, box)),
+        )
         for number, centre, box in zip(voxels, centres, boxes, strict=True)
     ]
 

@@ -1,4 +1,4 @@
-"""nnU-Net's own fingerprint, plan and preprocessing, one study after another in this process.
+"""nnU-Net's own fingerprint, plan and preprocessing, of one study at a time.
 
 nnU-Net's command line starts pools of processes that each import torch again and die in containers with little shared
 memory. Its classes work without: they are called here on studies that our own reader has stacked.
@@ -7,8 +7,9 @@ memory. Its classes work without: they are called here on studies that our own r
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,7 +39,6 @@ _PERCENTILES = {"percentile_00_5": 0.5, "median": 50.0, "percentile_99_5": 99.5}
 
 StackedStudy = tuple[Float32Array, LabelArray, tuple[float, float, float]]
 """Channels (c, z, y, x), class indices (z, y, x), the spacing for the network in mm (z, y, x)."""
-ReadStudy = Callable[[str], StackedStudy]
 
 
 def dataset_json(card: Card, *, studies: int) -> dict[str, Any]:
@@ -56,48 +56,54 @@ def dataset_json(card: Card, *, studies: int) -> dict[str, Any]:
     }
 
 
-def fingerprint(
-    case_ids: Sequence[str], read: ReadStudy, *, samples_per_case: int, done: Callable[[], None]
-) -> dict[str, Any]:
-    """nnU-Net's fingerprint: spacings, shapes and the intensities of the foreground.
+@dataclass(frozen=True)
+class Analysis:
+    """What of one study enters nnU-Net's fingerprint."""
+
+    shape: tuple[int, int, int]
+    """After the crop to what is not zero, (z, y, x)."""
+    spacing: tuple[float, float, float]
+    relative_size: float
+    """Of the crop, by the whole."""
+    foreground: Float32Array
+    """Intensities drawn from the foreground, shape (channel, sample); no samples where there is none."""
+
+
+def analyse(study: StackedStudy, *, samples: int) -> Analysis:
+    """Look at one study as nnU-Net does.
 
     Parameters
     ----------
-    samples_per_case
-        Foreground voxels drawn from each study that has any; see :func:`samples_per_case`.
-    done
-        Called after each study.
+    samples
+        Foreground voxels drawn from a study that has any; see :func:`samples_per_case`.
     """
+    array, label, spacing_mm_zyx = study
 
     class Reader:
-        """Stands in for nnU-Net's image reader; the paths are case ids."""
+        """Stands in for nnU-Net's image reader."""
 
         def read_images(self, names: Sequence[str]) -> tuple[Float32Array, dict[str, Any]]:
-            array, _, spacing_mm_zyx = read(names[0])
             return array, {"spacing": spacing_mm_zyx}
 
         def read_seg(self, name: str) -> tuple[LabelArray, dict[str, Any]]:
-            _, label, spacing_mm_zyx = read(name)
             return label[None].copy(), {"spacing": spacing_mm_zyx}  # nnU-Net marks the outside in it
 
-    shapes, spacings, relative_sizes = [], [], []
-    intensities: list[list[npt.NDArray[np.float64]]] = []
-    for case_id in case_ids:
-        shape, spacing, foreground, _, relative_size = DatasetFingerprintExtractor.analyze_case(
-            [case_id], case_id, Reader, samples_per_case
-        )
-        shapes.append([int(size) for size in shape])
-        spacings.append([float(size) for size in spacing])
-        relative_sizes.append(float(relative_size))
-        intensities.append([np.asarray(values, np.float64) for values in foreground])
-        done()
+    shape, spacing, foreground, _, relative_size = DatasetFingerprintExtractor.analyze_case([""], "", Reader, samples)
+    z, y, x = (int(size) for size in shape)
+    spacing_z, spacing_y, spacing_x = (float(size) for size in spacing)
+    drawn = np.stack([np.asarray(values, np.float32) for values in foreground])
+    return Analysis((z, y, x), (spacing_z, spacing_y, spacing_x), float(relative_size), drawn)
+
+
+def fingerprint(analyses: Sequence[Analysis]) -> dict[str, Any]:
+    """nnU-Net's fingerprint of a dataset: spacings, shapes and the intensities of the foreground."""
     return {
-        "spacings": spacings,
-        "shapes_after_crop": shapes,
-        "median_relative_size_after_cropping": float(np.median(relative_sizes)),
+        "spacings": [list(each.spacing) for each in analyses],
+        "shapes_after_crop": [list(each.shape) for each in analyses],
+        "median_relative_size_after_cropping": float(np.median([each.relative_size for each in analyses])),
         "foreground_intensity_properties_per_channel": {
-            str(channel): _intensity_properties(np.concatenate(values))
-            for channel, values in enumerate(zip(*intensities, strict=True))
+            str(channel): _intensity_properties(np.concatenate(values).astype(np.float64))
+            for channel, values in enumerate(zip(*(each.foreground for each in analyses), strict=True))
         },
     }
 

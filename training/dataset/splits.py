@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from contract.errors import OncoduetError
-from contract.images.volume import Volume
-from network.study import Scan, content_sha256
 from training.dataset.prepared import Fold, PreparedStudy
 
 
@@ -36,15 +34,19 @@ def require_patients(archive: Path, patient_of: Mapping[str, str], folds: int) -
 
 
 def require_one_patient(
-    known: dict[str, str], scan: Scan, truth: Volume, case_id: str, patient_of: Mapping[str, str]
+    known: dict[str, str], contents: Mapping[str, str], case_id: str, patient_of: Mapping[str, str]
 ) -> None:
-    """Refuse an image or a label map, unless empty, that an earlier study of another patient has, too.
+    """Refuse an image or a label map that an earlier study of another patient has, too.
 
     A fold could train on it and validate with it.
+
+    Parameters
+    ----------
+    known
+        Case ids by the hash of what they have; the study's own are added.
+    contents
+        Hashes of the study's images and label map, unless empty, by what they are.
     """
-    contents = {f"{name} image": sha256 for name, sha256 in scan.channel_sha256.items()}
-    if truth.array.any():
-        contents["label map"] = content_sha256(truth)
     for what, sha256 in contents.items():
         other = known.setdefault(sha256, case_id)
         if patient_of[other] != patient_of[case_id]:

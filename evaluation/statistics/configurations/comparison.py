@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from contract.process.workers import each_of
 from evaluation.metrics.outcomes import BoolArray, TestSet
 from evaluation.metrics.scored_run import ScoredRun
 from evaluation.statistics.adjustment import holm
@@ -32,7 +33,6 @@ from evaluation.statistics.configurations.run_level import (
 )
 from evaluation.statistics.configurations.summaries import mean_or_none, summarise, summarise_from_table
 from evaluation.statistics.resampling.case_permutation import case_swap_tests
-from evaluation.statistics.resampling.parallel import each_of
 from evaluation.statistics.resampling.run_permutation import PermutationResult
 from evaluation.statistics.variance.arms import (
     SAME_PREDICTIONS,

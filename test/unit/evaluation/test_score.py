@@ -114,6 +114,44 @@ def test_several_runs_are_scored_into_folders_of_their_names(workshop, maps, lik
     assert {name: written[f"ce_fold0_restart1/{name}"] for name in alone} == alone
 
 
+@pytest.mark.parametrize("index", ["written", "in memory"])
+def test_two_processes_give_the_same_bytes_and_warn_once(
+    workshop, maps, likelihoods, tmp_path, monkeypatch, caplog, index
+):
+    """Also what a process warns of: here a lesion map that is mostly lesion, once per run that is scored."""
+    labels = {"a": workshop.image({3: workshop.box}), "b": workshop.image({1: (slice(None),) * 3})}
+    truth = workshop.truth(labels | {"c": workshop.image()})
+    for name in ("ce_fold0_restart0", "ce_fold0_restart1"):
+        workshop.source(workshop.batch(maps, likelihoods, name=f"all/{name}"))
+    if index == "in memory":
+        monkeypatch.setattr(truth_index, "_may_write", lambda _: False)
+    warned = []
+    for workers in (1, 2):
+        caplog.clear()
+        (truth / "truth-index.zip").unlink(missing_ok=True)
+        score(
+            predictions=tmp_path / "all",
+            truth=truth,
+            output=tmp_path / str(workers),
+            sweep_hits=True,
+            workers=workers,
+        )
+        assert (truth / "truth-index.zip").exists() == (index == "written")
+        warned.append([(each.name, each.getMessage()) for each in caplog.records])
+    assert everything(tmp_path / "1") == everything(tmp_path / "2")
+    assert warned[0] == warned[1] != []
+
+
+def test_a_fault_that_another_process_finds_is_one_line(workshop, maps, likelihoods, truth, tmp_path):
+    folder = workshop.plain({**maps, "b": workshop.image({7.5: workshop.elsewhere})})
+    said = []
+    for workers in (1, 2):
+        with pytest.raises(OncoduetError) as caught:
+            score(predictions=folder, truth=truth, output=tmp_path / str(workers), workers=workers)
+        said.append((caught.value.where, caught.value.expected, caught.value.found))
+    assert said[0] == said[1]
+
+
 def test_a_faulty_run_among_several_leaves_nothing_written(workshop, maps, likelihoods, truth, tmp_path):
     workshop.batch(maps, likelihoods, name="all/a")
     workshop.batch({**maps, "c": workshop.image({1.5: workshop.box})}, likelihoods, name="all/b")

@@ -45,7 +45,7 @@ WRONG = {
     "contract.files.reading": ("contract.card",),
     "evaluation.masks.components": ("evaluation.compare",),
     "training.dataset.prepared": ("training.sweep",),
-    "algorithm.outputs.progress": ("algorithm.batch",),
+    "algorithm.outputs.study_output": ("algorithm.batch",),
     "contract.text": ("contract.upload",),
 }
 """By importing module; at least one for every contract of ``pyproject.toml``."""

@@ -173,7 +173,7 @@ def test_a_study_without_the_organ_is_refused(ct_archive, tmp_path, refusal):
     words = ["--card", "pdac-panorama", "--archive", archive, "--output", tmp_path / "prepared", "--folds", "3"]
     message = refusal("prepare", *words)
     assert "401_1.nii.gz: no pancreas (label values 1, 4, 5)" in message
-    assert not (tmp_path / "prepared").exists()
+    assert not (tmp_path / "prepared" / "prepared.json").exists()
 
 
 def test_detection_chooses_with_a_localisation_of_the_same_fold(

@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from algorithm.outputs import progress
-from algorithm.outputs.progress import stdout_bar, time_left
+from contract.process import progress
+from contract.process.progress import stdout_bar, time_left
 
 
 def told(caplog):
-    return [record.getMessage() for record in caplog.records if record.name == "algorithm.outputs.progress"]
+    return [record.getMessage() for record in caplog.records if record.name == "contract.process.progress"]
 
 
 def test_the_time_left_goes_as_fast_as_what_was_done():

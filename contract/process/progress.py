@@ -22,6 +22,7 @@ Item = TypeVar("Item")
 LINE_EVERY_S = 30.0
 
 logger = logging.getLogger(__name__)
+logger.setLevel(logging.INFO)  # how far it is, is said also where of other packages only warnings are
 
 
 class Track(Protocol):
@@ -42,7 +43,7 @@ def stdout_bar(description: str) -> Track:
 
 def time_left(elapsed_s: float, *, done: int, left: int) -> str:
     """Estimate in words, if the rest goes as fast as what was done in the given time."""
-    return f"about {_clock(elapsed_s / done * left)} left" if left else "done"
+    return f"about {clock(elapsed_s / done * left)} left" if left else "done"
 
 
 def _bar(description: str, items: Sequence[Item], done: int) -> Iterator[Item]:
@@ -68,7 +69,7 @@ def _lines(description: str, items: Sequence[Item], done: int) -> Iterator[Item]
             said, said_at = number, now
             left = time_left(now - begun, done=number, left=len(items) - number)
             logger.info(
-                "%s: %d of %d after %s, %s", description, done + number, done + len(items), _clock(now - begun), left
+                "%s: %d of %d after %s, %s", description, done + number, done + len(items), clock(now - begun), left
             )
 
 
@@ -91,5 +92,6 @@ def _log_above(progress: Progress) -> Iterator[None]:
                 handler.setStream(stdout)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
     return str(timedelta(seconds=round(seconds)))

@@ -5,7 +5,7 @@ import signal
 import pytest
 from refusals import refused_with
 
-from evaluation.statistics.resampling.parallel import each_of
+from contract.process.workers import each_of
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -21,7 +21,7 @@ def test_without_semaphores_one_process_does_all_the_work_and_says_so(monkeypatc
         raise fault
 
     monkeypatch.setattr("_multiprocessing.SemLock", refuse)
-    with caplog.at_level(logging.WARNING, "evaluation.statistics.resampling.parallel"):
+    with caplog.at_level(logging.WARNING, "contract.process.workers"):
         assert list(each_of(math.factorial, range(5), workers=2)) == [1, 1, 2, 6, 24]
     (message,) = [record.message for record in caplog.records]
     assert message.startswith("--workers 2: cannot start processes here (")
