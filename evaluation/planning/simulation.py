@@ -263,9 +263,7 @@ def draw(settings: SimulationSettings, generator: np.random.Generator, *, others
     return SimulatedStudy(positive, patients, tuple(arms))
 
 
-def tested_against_first(
-    study: SimulatedStudy, settings: SimulationSettings, metrics: Sequence[MetricByPatient]
-) -> Tests:
+def against_first(study: SimulatedStudy, settings: SimulationSettings, metrics: Sequence[MetricByPatient]) -> Tests:
     """Test each other configuration minus the first on new runs and cases, paired where the settings say so."""
     first, *others = metrics
     if settings.is_paired:
@@ -356,7 +354,7 @@ def _errors(settings: SimulationSettings, alpha: float, seed: int, chunk: tuple[
     for _ in range(studies):
         study = draw(settings, generator)
         metrics = metric_by_patient(study, settings.metric)
-        (tested,) = tested_against_first(study, settings, metrics)
+        (tested,) = against_first(study, settings, metrics)
         one_run = [MetricByPatient(each.values[:1], each.influence[:1]) for each in metrics]
         single = nested(one_run[1], one_run[0], study.positive_patients, fixed=(True, True))
         low, high = tested.interval(1 - alpha) if tested else (0.0, 0.0)
@@ -380,7 +378,7 @@ def _power(
     for _ in range(studies):
         study = draw(settings, generator)
         metrics = metric_by_patient(study, settings.metric)
-        (tested,) = tested_against_first(study, settings, metrics)
+        (tested,) = against_first(study, settings, metrics)
         is_found = tested is not None and tested.estimate * (settings.difference or 1.0) > 0
         found.append(
             [
@@ -400,7 +398,7 @@ def _false_on_par(
     found = []
     for _ in range(studies):
         study = draw(settings, generator, others=comparisons)
-        tests = tested_against_first(study, settings, metric_by_patient(study, settings.metric))
+        tests = against_first(study, settings, metric_by_patient(study, settings.metric))
         p_values = holm([None if test is None else test.p_not_equivalent(settings.difference) for test in tests])
         found.append(any(p is not None and p <= alpha for p in p_values))
     return np.array(found)

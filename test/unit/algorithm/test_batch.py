@@ -621,8 +621,7 @@ def test_the_evaluation_says_in_one_line_which_predictions_are_missing(make_batc
     strict = python(*score)
     assert strict.returncode == 3
     assert strict.stderr == (
-        f"error: {batch.output}: expected predictions of all 2 cases in {batch.archive / 'labels'}, "
-        "found none of p1_s0\n"
+        f"error: {batch.output}: no prediction for p1_s0 of 2 cases in {batch.archive / 'labels'}\n"
     )
     worst = python(*score, "--on-missing", "worst")
     assert (worst.returncode, worst.stderr) == (0, "")

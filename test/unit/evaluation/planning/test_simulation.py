@@ -12,6 +12,7 @@ from evaluation.planning.simulation import (
     SCENARIOS,
     ErrorRate,
     SimulationSettings,
+    against_first,
     any_false_on_par,
     draw,
     error_rates,
@@ -20,7 +21,6 @@ from evaluation.planning.simulation import (
     power,
     scenario,
     separation_of,
-    tested_against_first,
 )
 from evaluation.statistics.resampling.case_permutation import case_swap_tests
 
@@ -174,7 +174,7 @@ def test_power_at_the_size_of_the_study():
 def test_shared_folds_are_compared_in_pairs(folds):
     settings = replace(SimulationSettings(runs=10, cases=200, folds=folds, fold_sd=0.05), same_method=True)
     study, metrics = metrics_of(settings)
-    (found,) = tested_against_first(study, settings, metrics)
+    (found,) = against_first(study, settings, metrics)
     if folds == 1:
         expected = sum(each.values.var(ddof=1) / 10 for each in metrics)
     else:
