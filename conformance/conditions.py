@@ -2,7 +2,7 @@
 
 ``/input`` is a symbolic link to a folder below ``/opt/ml/input/data`` that only root may write to; ``/output`` is
 empty and open to all; ``/tmp`` is empty and in memory; model and truth are below ``/opt/ml``. There is no network, no
-capability and no way to gain one. Memory is limited twice, as the platform does it: by the container, and 1 GB lower
+capability and no way to gain one. Memory is limited twice, as the platform does it: by the container, and 1 GiB lower
 for the data segment of each process, so that Python sees a ``MemoryError`` before the kernel kills.
 
 Nothing of an image runs as root here, nor with a network: the platform's folders are laid over it without a program,
@@ -39,8 +39,8 @@ INPUT_TARGET = "/opt/ml/input/data/case-input"
 MODEL = "/opt/ml/model"
 TRUTH = "/opt/ml/input/data/ground_truth"
 API_LABEL = "org.grand-challenge.api-method"
-GB = 1 << 30
-MOST_OUTPUT_BYTES, MOST_OUTPUT_FILES = 2 * GB, 1000
+GIB = 1 << 30
+MOST_OUTPUT_BYTES, MOST_OUTPUT_FILES = 2 * GIB, 1000
 """Limits of what is copied from ``/output``; a case that writes more has failed."""
 _MOST_PASSWD_BYTES = 1 << 20
 _KEEPER, _OTHER = 65531, 12345
@@ -53,6 +53,7 @@ class Machine:
     """A machine of the platform."""
 
     memory_gb: int
+    """In GiB, as in ``docker run --memory 8g``, which the platform calls GB."""
     cpus: int
     gpu: bool
 
@@ -259,11 +260,11 @@ class Place:
     def flags(self, variant: Variant = "plain", *, truth: Files | None = None) -> list[str]:
         """Options of the engine's ``create``."""
         profile = self.profile
-        data = (profile.memory_gb - 1) * GB
+        data = (profile.memory_gb - 1) * GIB
         self._writers |= {self.uid, *([_OTHER] if variant == "another user" else [])}
         flags = list(_WITHOUT_RIGHTS)
         flags += ["--memory", f"{profile.memory_gb}g", "--memory-swap", f"{profile.memory_gb}g"]
-        flags += ["--ulimit", f"data={data}:{data}", "--shm-size", f"{profile.memory_gb * GB // 2}"]
+        flags += ["--ulimit", f"data={data}:{data}", "--shm-size", f"{profile.memory_gb * GIB // 2}"]
         flags += ["--cpus", "1" if variant == "one core" else str(profile.cpus), "--pids-limit", "512"]
         flags += ["--tmpfs", "/tmp:rw,exec,nosuid,nodev,mode=1777"]
         flags += ["--env", "LOG_LEVEL=INFO", "--env", "PYTHONUNBUFFERED=1"]
@@ -460,12 +461,12 @@ class Server:
         """Number of processes now."""
         return max(0, len(self.place.engine("top", self.container).splitlines()) - 1)
 
-    def peak_memory_gb(self) -> float | None:
-        """Peak memory by the kernel's count; None where the kernel keeps none."""
+    def peak_memory_gib(self) -> float | None:
+        """Peak memory in GiB by the kernel's count; None where the kernel keeps none."""
         paths = "/sys/fs/cgroup/memory.peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes"
         _, stdout, _ = self.place.engine.ask("exec", self.container, "/bin/sh", "-c", f"cat {paths} 2>/dev/null")
         numbers = [int(word) for word in stdout.split() if word.isdigit() and len(word) < 20]
-        return numbers[0] / 1e9 if numbers else None
+        return numbers[0] / GIB if numbers else None
 
     def stop(self) -> float | None:
         """Send SIGTERM; seconds until it ended, or None if it did not within the limit and was killed."""
