@@ -3,7 +3,6 @@
 The result depends on what was scored and on the analysis file, not on the order of the runs.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -58,8 +57,6 @@ from evaluation.statistics.verdict import (
 )
 
 NO_CASES = "a table of runs holds no cases"
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
