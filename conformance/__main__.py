@@ -26,7 +26,7 @@ from conformance.algorithm_checks import ALGORITHM, SPELLINGS, own_study_check
 from conformance.algorithm_checks import scenarios as algorithm_scenarios
 from conformance.archives import folder_files, tarball_files
 from conformance.checks import ENDING, Bench, Check, CheckResult, Scenario, run
-from conformance.conditions import PROFILES, Files, Limits, Place, workplace
+from conformance.conditions import PROFILES, Files, Limits, Place, scratch_folder
 from conformance.container_engine import session
 from conformance.evaluation_checks import EVALUATION
 from conformance.evaluation_checks import scenarios as evaluation_scenarios
@@ -66,7 +66,7 @@ def _conform(options: argparse.Namespace, console: Console) -> list[CheckResult]
     given: dict[str, MountedStudy] = (
         own_studies(options.study, card, SPELLINGS[options.spelling]) if options.study else {}
     )
-    with session(options.engine, options.session) as engine, workplace() as work:
+    with session(options.engine, options.session) as engine, scratch_folder() as work:
         engine.require_amd64()
         archive = Path(options.image) if Path(options.image).is_file() else None
         name = engine.load(archive) if archive else options.image

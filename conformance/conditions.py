@@ -563,7 +563,7 @@ class _Attached:
 
 
 @contextmanager
-def workplace() -> Iterator[Path]:
+def scratch_folder() -> Iterator[Path]:
     """A temporary folder for outputs of the containers."""
     folder = Path(tempfile.mkdtemp(prefix="conformance-"))
     try:

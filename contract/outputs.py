@@ -318,7 +318,7 @@ def require_unowned(folder: Path, command: str) -> None:
     """
     own = folder.resolve()
     for place in (own, *own.parents):
-        if _is_workplace(place):
+        if _is_scratch(place):
             return
         for name, owners in _OWNERS.items():
             if command in owners:
@@ -420,7 +420,7 @@ def _write_manifest(folder: Path, commands: Mapping[str, Written]) -> None:
     write_json(folder / MANIFEST, Manifest(commands=commands).model_dump(mode="json"))
 
 
-def _is_workplace(folder: Path) -> bool:
+def _is_scratch(folder: Path) -> bool:
     try:
         return any(name.endswith(_AT_WORK) for name in _manifest(folder).commands)
     except OncoduetError:  # a folder around ours, which is no business of ours

@@ -19,7 +19,7 @@ from training.engine import Engine, engine_named, load_configuration
 from training.profile import load_profile
 from training.run_folder import environment
 from training.run_folder.folder import RunFolder
-from training.run_folder.workplace import require_untouched
+from training.run_folder.foreign_programs import require_untouched
 from training.run_identity import RunIdentity
 
 
