@@ -41,7 +41,7 @@ from evaluation.statistics.subgroups.case_subgroups import (
 )
 from evaluation.statistics.subgroups.lesion_strata import compare_strata, read_strata
 from evaluation.statistics.variance.arms import Arm, arms_of
-from evaluation.statistics.verdict import ReaderStudy
+from evaluation.statistics.verdict_records import ReaderStudy
 
 COMMAND = "evaluation compare"
 MOST_CONFIGURATIONS = 12

@@ -11,12 +11,12 @@ from contract.files.reading import sha256_file, sha256_json
 from contract.outputs import Output, file_output, require_apart
 from contract.records import write_record
 from evaluation.metrics.scored_runs import identities
-from evaluation.planning.errors import plan_errors
+from evaluation.planning.error_rates import plan_errors
 from evaluation.planning.group_sequential import plan_interim_analysis, simulate_interim_analyses
 from evaluation.planning.pilot import pilot_settings
 from evaluation.planning.plan_record import AnswerTable
 from evaluation.planning.power import plan_power
-from evaluation.planning.readers import TYPICAL, VarianceComponents, pilot_components, plan_readers
+from evaluation.planning.reader_power import TYPICAL, VarianceComponents, pilot_components, plan_readers
 from evaluation.planning.simulation import SimulationSettings
 from evaluation.statistics.analysis_file import METRIC_NAMES, MOST_RUNS
 

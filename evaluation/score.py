@@ -35,7 +35,7 @@ from evaluation.matching.cases import (
 )
 from evaluation.matching.hit_criteria import HIT_CRITERIA, HitCriterion, match_with
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, sensitivity_key
-from evaluation.metrics.summary import picai_metrics, strict_metrics
+from evaluation.metrics.run_metrics import picai_metrics, strict_metrics
 
 COMMAND = "evaluation score"
 METRICS_FILE = "metrics.json"

@@ -11,7 +11,7 @@ from contract.archive.patients import patients_by_case, said_patients
 from contract.errors import OncoduetError
 from contract.files.reading import sha256_json
 from contract.records import MetricsRecord, Record, Source, read_record
-from evaluation.metrics.agreement import require_agreement, with_common_folds
+from evaluation.metrics.comparable_runs import require_agreement, with_common_folds
 from evaluation.metrics.outcomes import TestSet
 from evaluation.metrics.scored_run import ScoredRun, in_nfc, read_scored_run, with_patients
 

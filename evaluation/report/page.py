@@ -49,7 +49,7 @@ from evaluation.report.text.result_sentences import CODE_NAMES, answer
 from evaluation.report.text.verdict_paragraph import summary
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Metric
 from evaluation.statistics.conclusions import compared_metrics, is_shown, leading_metric, level_of
-from evaluation.statistics.verdict import Interaction, SubgroupPair, Verdict
+from evaluation.statistics.verdict_records import Interaction, SubgroupPair, Verdict
 
 REPORT_FILES = (
     "report.html",

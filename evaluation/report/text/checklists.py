@@ -15,7 +15,7 @@ from typing import NamedTuple
 from contract.text import markdown
 from evaluation.report.text.paper_methods import holm_over
 from evaluation.statistics.analysis_file import METRIC_NAMES
-from evaluation.statistics.verdict import Verdict
+from evaluation.statistics.verdict_records import Verdict
 
 AUTHORS = "to be filled by the authors"
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from evaluation.report.number_format import counted, level_text, listed, marked_p, plural
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Metric
 from evaluation.statistics.conclusions import leading_metric
-from evaluation.statistics.verdict import PairVerdict, Verdict
+from evaluation.statistics.verdict_records import PairVerdict, Verdict
 
 MOST_NAMED = 6
 """Most comparisons that a note names; the others are counted."""

@@ -11,7 +11,7 @@ from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Metric
 from evaluation.statistics.clinical_records import Clinical
 from evaluation.statistics.conclusions import compared_metrics
 from evaluation.statistics.readers.reader_comparison import REPLICATES
-from evaluation.statistics.verdict import ConfigurationSummary, LesionStrata, ReaderStudy, Verdict
+from evaluation.statistics.verdict_records import ConfigurationSummary, LesionStrata, ReaderStudy, Verdict
 
 _LONG_NAMES: Mapping[Metric, str] = {
     "auroc": "the area under the receiver operating characteristic curve (AUROC) of the cases",

@@ -44,7 +44,7 @@ from evaluation.statistics.variance.arms import (
 )
 from evaluation.statistics.variance.pairing import Pairing, pairing
 from evaluation.statistics.variance.runs_and_cases import DifferenceTest, approximation, nested
-from evaluation.statistics.verdict import (
+from evaluation.statistics.verdict_records import (
     Code,
     Control,
     Equivalence,

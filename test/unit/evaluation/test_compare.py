@@ -23,7 +23,7 @@ from evaluation.metrics.scored_runs import group_by_configuration, read_scored_r
 from evaluation.report.text.limitations import notes
 from evaluation.statistics.analysis_file import METRICS, read_analysis
 from evaluation.statistics.configurations.comparison import compare_configurations
-from evaluation.statistics.verdict import Verdict
+from evaluation.statistics.verdict_records import Verdict
 
 QUICK = "replicates = 200\nswaps = 300\n"
 

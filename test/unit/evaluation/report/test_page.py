@@ -28,7 +28,7 @@ from evaluation.report.text.limitations import notes
 from evaluation.report.text.result_sentences import answer
 from evaluation.report.text.verdict_paragraph import summary
 from evaluation.statistics.analysis_file import Analysis
-from evaluation.statistics.verdict import Verdict
+from evaluation.statistics.verdict_records import Verdict
 
 VOID = {"meta", "br"}
 

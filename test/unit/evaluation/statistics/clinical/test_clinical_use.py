@@ -26,7 +26,7 @@ from evaluation.statistics.clinical.clinical_use import (
 from evaluation.statistics.clinical.thresholds import by_bayes, read_validation
 from evaluation.statistics.variance.arms import arms_of
 from evaluation.statistics.variance.estimates import Estimator, ratio
-from evaluation.statistics.verdict import Verdict
+from evaluation.statistics.verdict_records import Verdict
 
 ANALYSIS = 'name = "clinical"\nreplicates = 100\nprevalence = 0.033\n'
 

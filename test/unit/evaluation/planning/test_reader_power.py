@@ -9,7 +9,7 @@ from scipy.stats import f, ncf
 from contract.errors import OncoduetError
 from contract.records import read_record
 from evaluation.__main__ import main
-from evaluation.planning.readers import (
+from evaluation.planning.reader_power import (
     TYPICAL,
     ReaderDesign,
     ReaderPlanRecord,
