@@ -32,8 +32,9 @@ from contract.card import Card, Geometry
 from contract.errors import OncoduetError
 from contract.files.case_folders import case_name
 from contract.files.reading import read_json
+from contract.images.grid import Grid, covered_share, fields_of_view_meet, require_same_grid
 from contract.images.plausible_extent import require_plausible_extent
-from contract.images.volume import Grid, covered_share, fields_of_view_meet, read_grid, require_same_grid
+from contract.images.volume import read_grid
 from contract.names import require_case_id
 from contract.text import SHOWN, first_few, one_line
 

@@ -23,7 +23,8 @@ from contract.archive.folder_scan import ENDINGS
 from contract.card import Card, card_names, load_card
 from contract.errors import OncoduetError
 from contract.files.reading import inside
-from contract.images.volume import read_volume, require_same_grid
+from contract.images.grid import require_same_grid
+from contract.images.volume import read_volume
 from contract.records import Source
 from contract.text import first_few
 from evaluation.inputs.one_case import read_one

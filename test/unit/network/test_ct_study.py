@@ -8,7 +8,8 @@ from studies import read_study, read_study_label, with_geometry
 
 from contract.card import load_card
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume, axes_to_lps, read_volume, write_volume
+from contract.images.grid import Grid, axes_to_lps
+from contract.images.volume import Volume, read_volume, write_volume
 from network.placement import Placement
 from network.study import read_scan, stack
 

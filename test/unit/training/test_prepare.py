@@ -19,7 +19,8 @@ from contract.card import load_card
 from contract.errors import OncoduetError
 from contract.files.atomic import write_json
 from contract.files.reading import read_json, sha256_file
-from contract.images.volume import Grid, Volume, read_label, read_volume, write_volume
+from contract.images.grid import Grid
+from contract.images.volume import Volume, read_label, read_volume, write_volume
 from training.__main__ import main
 from training.dataloading.resident_studies import read_preprocessed_label
 from training.dataset import nnunet_planning

@@ -23,7 +23,8 @@ from contract.archive.studies import (
 )
 from contract.card import Card, Geometry
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume, write_volume
+from contract.images.grid import Grid
+from contract.images.volume import Volume, write_volume
 
 WriteArchive = Callable[..., Path]
 

@@ -16,7 +16,8 @@ import SimpleITK as sitk
 from refusals import refused_with
 
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume, read_grid, read_label, read_volume, to_image
+from contract.images.grid import Grid
+from contract.images.volume import Volume, read_grid, read_label, read_volume, to_image
 from contract.images.whole_image import read_header, read_voxels, require_whole
 
 HEADER = {

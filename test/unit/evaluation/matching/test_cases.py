@@ -11,7 +11,7 @@ from refusals import refused_with
 
 from contract.card import load_card
 from contract.errors import OncoduetError
-from contract.images.volume import Grid
+from contract.images.grid import Grid
 from evaluation.matching.cases import MatchingRule, PredictionFiles, read_case, read_case_as_picai_eval, read_likelihood
 
 SIZE = (13, 11, 7)
