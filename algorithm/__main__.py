@@ -131,9 +131,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Predict the study in the input folder with all members of a model bundle, and write its "
         "detection map and case likelihood. The commands below do the same for many studies, or parts of it.",
     )
-    parser.add_argument("--input", type=Path, default=INPUT, help="folder of one study: inputs.json and its sockets")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for the outputs")
-    parser.add_argument("--model", type=Path, default=MODEL, help="extracted model bundle")
+    parser.add_argument(
+        "--input",
+        type=Path,
+        default=INPUT,
+        help="folder of one study: inputs.json and its sockets (default: %(default)s)",
+    )
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for the outputs (default: %(default)s)")
+    parser.add_argument("--model", type=Path, default=MODEL, help="extracted model bundle (default: %(default)s)")
     _add_threads(parser, default=usable_cores())
     _add_prediction(parser, suppress=False)
     parser.set_defaults(command=_single)
@@ -151,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     serving.add_argument("--output", type=Path, default=argparse.SUPPRESS, help="folder for the outputs")
     serving.add_argument("--model", type=Path, default=argparse.SUPPRESS, help="extracted model bundle")
-    serving.add_argument("--port", type=int, default=PORT, help="default: %(default)s; 0: a free one")
+    serving.add_argument("--port", type=int, default=PORT, help="port; 0: a free one (default: %(default)s)")
     _add_threads(serving, default=argparse.SUPPRESS)
     _add_prediction(serving, suppress=True)
     serving.set_defaults(command=_serve)
@@ -174,19 +179,19 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["all"],
         metavar="WHICH",
-        help="one or more of: all (one ensemble of all members, the default), four (one ensemble per fold and restart, "
+        help="one or more of: all (one ensemble of all members), four (one ensemble per fold and restart, "
         "of one network per configuration), control (four networks of one configuration: per configuration and fold "
         "those of the four lowest restarts; all folds with fewer together give one, of their first four by restart and "
         "fold; a configuration with fewer than four is refused), each (every member alone), or the NAME of a member or "
-        "a configuration. All are made from one pass over the images",
+        "a configuration. All are made from one pass over the images (default: all)",
     )
     batch.add_argument(
         "--fill",
         nargs="+",
         choices=get_args(BoxShape),
         help="what each box of members that find boxes paints into the detection map: the whole cuboid, the ellipsoid "
-        "in it, or what the member's segmentation has there. Default: as the bundle says. Of several, and of several "
-        "case scores, each combination gets a folder of its name, such as ellipsoid_noisy-or; all from one pass",
+        "in it, or what the member's segmentation has there. Of several, and of several case scores, each combination "
+        "gets a folder of its name, such as ellipsoid_noisy-or; all from one pass (default: as the bundle says)",
     )
     batch.add_argument(
         "--case-score",
@@ -194,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=get_args(CaseScore),
         help="how the candidates of an ensemble with members that find boxes become the case likelihood: the highest, "
         "the probability that one at least is a lesion if they were independent, or the mean of the highest (3, or as "
-        "many as the bundle says). Default: as the bundle says",
+        "many as the bundle says) (default: as the bundle says)",
     )
     _add_threads(batch, default=argparse.SUPPRESS)
     _add_prediction(batch, suppress=True)
@@ -211,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     candidates.add_argument(
         "--rule",
         type=_rule,
-        help=f"{', '.join(get_args(CandidateRule))} or a threshold in (0, 1]; default: the card's, else dynamic-v2",
+        help=f"{', '.join(get_args(CandidateRule))} or a threshold in (0, 1] (default: the card's, else dynamic-v2)",
     )
     candidates.add_argument("--card", help="card that gives the limits and the likelihood of a case without candidates")
     candidates.set_defaults(command=_candidates)
@@ -236,7 +241,7 @@ def _add_threads(parser: argparse.ArgumentParser, *, default: int | str) -> None
         "--threads",
         type=_positive,
         default=default,
-        help="CPU threads; default: all cores that this process may use. The same number gives the same bits",
+        help="CPU threads; the same number gives the same bits (default: all cores that this process may use)",
     )
 
 
@@ -252,7 +257,7 @@ def _add_prediction(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
         "--precision",
         choices=get_args(Precision),
         default=argparse.SUPPRESS if suppress else "fp32",
-        help="numeric precision of the networks; with bf16 the log says how far it is from fp32. Default: fp32",
+        help="numeric precision of the networks; with bf16 the log says how far it is from fp32 (default: fp32)",
     )
     parser.add_argument(
         "--device", choices=get_args(Device), default=argparse.SUPPRESS if suppress else "auto", help=HELP
@@ -262,7 +267,7 @@ def _add_prediction(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
         type=_gigabytes,
         metavar="GB",
         default=argparse.SUPPRESS if suppress else None,
-        help="memory that may be used, in GB; default: what the container, its limits and the machine leave",
+        help="memory that may be used, in GB (default: what the container, its limits and the machine leave)",
     )
 
 

@@ -43,6 +43,10 @@ from contract.process.terminal import console as make_console
 from contract.process.terminal import log_to_stdout
 
 REPORTS = Path("build/conformance")
+_DESCRIPTION = (
+    "Run an image under the platform's conditions and report every deviation. IMAGE: a name that the engine knows, or "
+    "an archive to upload. Exit codes: 0 conforms, 1 at least one error, 2 wrong usage, 3 wrong input."
+)
 _NO_PART_OF_THE_REPORT = {"image", "card", "model", "truth", "study", "output", "verbose", "engine", "session"}
 
 
@@ -172,12 +176,12 @@ def _seconds(text: str) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="./test.sh conformance", description=__doc__)
+    parser = Parser(prog="./test.sh conformance", description=_DESCRIPTION)
     parser.add_argument("image", metavar="IMAGE", help="a name that the engine knows, or an archive (.tar, .tar.gz)")
-    parser.add_argument("--kind", choices=("algorithm", "evaluation"), required=True)
+    parser.add_argument("--kind", choices=("algorithm", "evaluation"), required=True, help="algorithm or evaluation")
     parser.add_argument("--card", required=True, help="name or path of the card whose sockets the image serves")
     parser.add_argument("--model", type=Path, help="tarball or folder of the model (algorithm)")
-    parser.add_argument("--truth", type=Path, help="tarball or folder of the truth (evaluation); default: synthetic")
+    parser.add_argument("--truth", type=Path, help="tarball or folder of the truth (evaluation; default: synthetic)")
     parser.add_argument("--study", type=Path, help="further studies (algorithm), or studies of the truth (evaluation)")
     parser.add_argument("--planted", action="store_true", help="require that the planted lesions are found")
     parser.add_argument(
@@ -188,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--legacy", action="store_true", help="older platform interface: fixed paths, no inputs.json")
     parser.add_argument(
-        "--profile", choices=tuple(PROFILES), default="cpu-8", help="the machine (default: %(default)s)"
+        "--profile", choices=tuple(PROFILES), default="cpu-8", help="platform machine to imitate (default: %(default)s)"
     )
     parser.add_argument("--limit-s", type=_seconds, default=1200.0, help="time limit of a case (default: 1200)")
     parser.add_argument("--start-s", type=_seconds, default=300.0, help="time limit of a server's start (default: 300)")

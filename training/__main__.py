@@ -215,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tensorboard", action="store_true", help="write event files into the run's folder tensorboard")
     _add_moved(add, "--archive", since="`prepare`")
     _add_localisation(add, "--output")
-    add("--seed", type=int, default=0, help="base of the run's seed (default 0)")
+    add("--seed", type=int, default=0, help="base of the run's seed (default: 0)")
     _add_device(add)
 
     add = command("campaign", _campaign, "train all missing runs of a campaign file")
@@ -224,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
         "--executor",
         choices=["local", "slurm"],
         default="local",
-        help="where runs are trained: on this machine, or through Slurm",
+        help="where runs are trained: on this machine, or through Slurm (default: %(default)s)",
     )
     add("--dry-run", action="store_true", help="show the runs, their state and their estimated cost; train none")
     _add_device(add)
@@ -270,19 +270,20 @@ def _add_prepare(add: Callable[..., argparse.Action]) -> None:
     add("--card", required=True, help="name in contract/cards, or path of a .toml file")
     add("--archive", type=Path, required=True, help="folder of studies with labels/")
     add("--output", type=Path, required=True, help="folder for the prepared dataset")
-    add("--folds", type=int, default=5, help="number of folds (default 5)")
-    add("--seed", type=int, default=0, help="seed of the folds (default 0)")
+    add("--folds", type=int, default=5, help="number of folds (default: 5)")
+    add("--seed", type=int, default=0, help="seed of the folds (default: 0)")
     add("--replace", action="store_true", help="replace an existing dataset of other studies, folds or card")
     add(
         "--patients",
         metavar="FILE|by-case|by-prefix",
-        help="who the patient of a case is: a CSV (case_id,patient_id), the case itself, or what is before its first _",
+        help="patient of each case, where the ids are ambiguous: a CSV file with case_id and patient_id, one patient "
+        "per case, or the text before the first _",
     )
     add(
         "--on-bad-study",
         choices=["stop", "skip"],
         default="stop",
-        help="name all faulty studies and stop (default), or leave them out and list them",
+        help="name all faulty studies and stop, or leave them out and list them (default: %(default)s)",
     )
 
 
@@ -300,7 +301,7 @@ def _add_localisation(add: Callable[..., argparse.Action], run: str) -> None:
     add(
         "--localisation",
         type=Path,
-        help=f"finished run of stage 1 for predictions of stage 2; default: one of the same fold next to {run}",
+        help=f"finished run of stage 1 for predictions of stage 2 (default: one of the same fold next to {run})",
     )
 
 
