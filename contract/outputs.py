@@ -452,7 +452,7 @@ def _require_ours(folder: Path, name: str, sha256: Sequence[str], command: str) 
         raise OncoduetError(
             path,
             expected=f"nothing or what {command} wrote there",
-            found=f"{what} of other origin; give another output or move it away",
+            found=f"{what} not written by oncoduet; give another output or move it away",
         )
     if sha256_file(path) not in sha256:
         raise OncoduetError(

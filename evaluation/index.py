@@ -43,7 +43,7 @@ def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
     ------
     OncoduetError
         As :func:`read_baselines`; an existing baseline is not given again; the folder cannot be written to, or files
-        of other origin are in the way. Nothing is changed then.
+        not written by oncoduet are in the way. Nothing is changed then.
     """
     folders = [folder for path in scores for folder in find_scored_runs(path)]
     _require_few(folders, ", ".join(map(str, scores)))

@@ -31,7 +31,8 @@ def answer_question(options: argparse.Namespace) -> AnswerTable:
     Raises
     ------
     OncoduetError
-        A number is out of range, a file is wrong, or the output holds one of other origin under the record's name.
+        A number is out of range, a file is wrong, or the output holds one not written by oncoduet under the record's
+        name.
     """
     _check(options)
     record_name = _RECORD_NAMES.get(options.question, "plan.json")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from contract.archive.marksheet import contradictions
 from contract.archive.patients import FILE as PATIENTS
-from contract.archive.patients import patients_by_case, said_patients
+from contract.archive.patients import parse_patients_option, patients_by_case
 from contract.card import Card
 from contract.errors import OncoduetError
 from contract.files.atomic import atomic_file
@@ -128,8 +128,8 @@ def score(
     Raises
     ------
     OncoduetError
-        The input is faulty, or the output holds other scores or files of other origin under the same names; nothing
-        is written then.
+        The input is faulty, or the output holds other scores or files not written by oncoduet under the same names;
+        nothing is written then.
     """
     require_apart(output, predictions=predictions, truth=truth)
     require_folder(output)
@@ -304,7 +304,7 @@ def write_rows(cases: Sequence[ScoredCase], folder: Path) -> None:
 
 def _patients(truth: TruthFolder, words: str | None) -> dict[str, str] | None:
     """Patients to be recorded: where the ids are ambiguous."""
-    said = ({}, None) if words is None else said_patients(words)
+    said = ({}, None) if words is None else parse_patients_option(words)
     try:
         found = truth.patients(said)
     except OncoduetError as error:

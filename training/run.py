@@ -129,8 +129,8 @@ def plan_run(
 def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_made: bool = True) -> RunRecord | None:
     """What the folder says of this run, or None where it says nothing, or only that another was planned.
 
-    Raises ``OncoduetError``: the folder holds another run, this one on other data, or files of other origin under a
-    run's names; it cannot be written to; ``resume`` without a checkpoint.
+    Raises ``OncoduetError``: the folder holds another run, this one on other data, or files not written by oncoduet
+    under a run's names; it cannot be written to; ``resume`` without a checkpoint.
 
     Parameters
     ----------

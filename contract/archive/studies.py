@@ -22,11 +22,11 @@ from contract.archive.patients import (
     MOST_STUDIES,
     TELLING,
     ambiguous,
+    parse_patients_option,
     patients_by_case,
     read_patients,
     require_folders_apart,
     require_rows,
-    said_patients,
 )
 from contract.card import Card, Geometry
 from contract.errors import OncoduetError
@@ -156,7 +156,7 @@ def archive_patients(archive: Path, studies: Iterable[Study], said: str | None =
     said
         The words of ``--patients``: a rule, or the path of a table.
     """
-    table, rule = said_patients(said) if said else ({}, None)
+    table, rule = parse_patients_option(said) if said else ({}, None)
     given = (read_patients(archive / PATIENTS) if (archive / PATIENTS).is_file() else {}) | table
     by_folder: dict[str, list[str]] = {}
     for study in studies:

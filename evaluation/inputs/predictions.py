@@ -313,6 +313,6 @@ def _require_no_other_rule(folder: Path, claimed: Card, truth: TruthFolder) -> N
     if not MatchingRule.of(claimed).reads_alike(MatchingRule(), truth.label_values()):
         raise OncoduetError(
             folder,
-            f"scored by the predictions' card {claimed.name} the result would differ, and predictions do not choose "
-            "the rule; give --card, or a card.toml in the truth folder",
+            f"the predictions name card {claimed.name}, which would give other scores; choose the card with --card or "
+            "put card.toml into the truth folder",
         )

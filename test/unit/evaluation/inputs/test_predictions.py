@@ -206,7 +206,7 @@ def test_card_of_the_predictions_locates_outputs_but_does_not_score(workshop, ma
 def test_predictions_with_a_card_of_another_rule_need_a_decision(workshop, maps, likelihoods, truth, change):
     workshop.source(folder := workshop.batch(maps, likelihoods))
     own_card(folder, change)
-    with refused_with("batch", "card hospital the result would differ"):
+    with refused_with("batch", "name card hospital, which would give other scores"):
         runs(folder, truth)
     assert runs(folder, truth, card=workshop.card)[0].card == workshop.card
     (truth / "card.toml").write_text((CARDS / "cspca-picai.toml").read_text())
@@ -220,7 +220,7 @@ def test_a_source_that_names_a_card_of_ours_chooses_no_lesion_values(workshop, m
     assert runs(folder, truth)[0].card is None  # 1 and 4 are lesions with cspca-picai as without a card
     text = (folder / "source.json").read_text()
     (folder / "source.json").write_text(text.replace('"cspca-picai"', '"pdac-panorama"'))  # 4 is the pancreas there
-    with refused_with("predictions", "card pdac-panorama the result would differ"):
+    with refused_with("predictions", "name card pdac-panorama, which would give other scores"):
         runs(folder, truth)
 
 

@@ -9,7 +9,7 @@ from refusals import refused_with
 from training.run_folder import foreign_programs
 from training.run_folder.foreign_programs import SIGN, at_work, remove_untouched, require_untouched
 
-FOREIGN = {"expected": "only files of the programs", "found": "one of other origin"}
+FOREIGN = {"expected": "only files of the programs", "found": "one not written by them"}
 
 
 @pytest.fixture
