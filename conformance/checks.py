@@ -407,7 +407,7 @@ def health_is_200(bench: Bench) -> str:
 
 @IMAGE.add("C1", "error", "exit code 0, or exactly 201 from POST /invoke")
 def first_case_succeeds(bench: Bench) -> str:
-    """The plain case."""
+    """The first case must succeed."""
     case = bench.case("first")
     if not case.succeeded:
         if bench.invoke and not bench.server.ready:

@@ -6,7 +6,7 @@ capability and no way to gain one. Memory is limited twice, as the platform does
 for the data segment of each process, so that Python sees a ``MemoryError`` before the kernel kills.
 
 Nothing of an image runs as root here, nor with a network: the platform's folders are laid over it without a program,
-outputs come as the tar that the engine makes, and an image whose user is root is not run. Between cases a keeper, the
+outputs come as the tar that the engine makes, and an image whose user is root is not run. Between cases a helper, the
 image's own ``/bin/sh`` as a user without rights, empties the volumes. A server is asked by the image's own ``python3``,
 since nothing reaches it from outside; its answers are untrusted, and parsed as such.
 """
@@ -43,8 +43,8 @@ GIB = 1 << 30
 MOST_OUTPUT_BYTES, MOST_OUTPUT_FILES = 2 * GIB, 1000
 """Limits of what is copied from ``/output``; a case that writes more has failed."""
 _MOST_PASSWD_BYTES = 1 << 20
-_KEEPER, _OTHER = 65531, 12345
-"""User ids of the keeper, and of a user other than the image's."""
+_HELPER, _OTHER = 65531, 12345
+"""User ids of the helper container, and of a user other than the image's."""
 _Answer = TypeVar("_Answer")
 
 
@@ -229,23 +229,23 @@ class Place:
         return {name: self.engine.volume() for name in ("input", "output", "model", "truth", "void")}
 
     @cached_property
-    def keeper(self) -> str:
+    def helper_container(self) -> str:
         """An unprivileged container with all volumes mounted, model and truth already copied in."""
-        container = self._keep(self.volumes)
+        container = self._start_helper(self.volumes)
         folders = {f"{name}/": b"" for name in ("input", "void")}
         files = {f"{top}/{path}": content for top in ("model", "truth") for path, content in getattr(self, top).items()}
-        self.engine("cp", "-", f"{container}:/volumes", given=pack({**folders, **files}, owner=_KEEPER))
+        self.engine("cp", "-", f"{container}:/volumes", given=pack({**folders, **files}, owner=_HELPER))
         self.engine("cp", "-", f"{container}:/volumes", given=_open_to_all("output"))
         return container
 
-    def _keep(self, volumes: Mapping[str, str]) -> str:
+    def _start_helper(self, volumes: Mapping[str, str]) -> str:
         """Start a container that does nothing, with volumes below ``/volumes``.
 
         It has to run: podman mounts volumes, and copies into them, only while a container runs.
         """
         mounts = [f"--volume={name}:/volumes/{place}:nocopy" for place, name in volumes.items()]
         container = self.engine.create(
-            *["--user", f"{_KEEPER}:{_KEEPER}", *_WITHOUT_RIGHTS, "--memory", "1g", "--pids-limit", "64", *mounts],
+            *["--user", f"{_HELPER}:{_HELPER}", *_WITHOUT_RIGHTS, "--memory", "1g", "--pids-limit", "64", *mounts],
             *["--entrypoint", "/bin/sh", self.derived, "-c", "while :; do sleep 3600; done"],
         )
         self.engine("start", container)
@@ -255,7 +255,7 @@ class Place:
         """Remove a user's files from a volume."""
         below = f"find /volumes/{folder} -mindepth 1"
         theirs = f"{below} -type d -user {user} ! -perm -700 -exec chmod u+rwx {{}} \\; ; {below} -delete"
-        self.engine("exec", "--user", f"{user}:{user}", self.keeper, "/bin/sh", "-c", theirs)
+        self.engine("exec", "--user", f"{user}:{user}", self.helper_container, "/bin/sh", "-c", theirs)
 
     def flags(self, variant: Variant = "plain", *, truth: Files | None = None) -> list[str]:
         """Options of the engine's ``create``."""
@@ -291,20 +291,20 @@ class Place:
 
     def _other_truth(self, truth: Files) -> str:
         volume = self.engine.volume()
-        filler = self._keep({"truth": volume})
+        filler = self._start_helper({"truth": volume})
         files = {f"truth/{path}": content for path, content in truth.items()}
-        self.engine("cp", "-", f"{filler}:/volumes", given=pack(files, owner=_KEEPER))
+        self.engine("cp", "-", f"{filler}:/volumes", given=pack(files, owner=_HELPER))
         self.engine("rm", "--force", filler)
         return volume
 
     def lay_out(self, study: Files) -> None:
         """Fill ``/input`` with this content, and empty ``/output``."""
-        self._empty("input", _KEEPER)
+        self._empty("input", _HELPER)
         for user in sorted(self._writers):
             self._empty("output", user)
         files = {f"input/{path}": content for path, content in study.items()}
         if files:
-            self.engine("cp", "-", f"{self.keeper}:/volumes", given=pack(files, owner=_KEEPER))
+            self.engine("cp", "-", f"{self.helper_container}:/volumes", given=pack(files, owner=_HELPER))
 
     def take(self) -> Path:
         """Copy what ``/output`` holds now: files and folders, never a link.
@@ -314,7 +314,7 @@ class Place:
         folder = Path(tempfile.mkdtemp(dir=self.work))
         (folder / "output").mkdir()
         room_bytes, room = MOST_OUTPUT_BYTES, MOST_OUTPUT_FILES
-        with self.engine.reading(self.keeper, "/volumes/output") as entries:
+        with self.engine.reading(self.helper_container, "/volumes/output") as entries:
             for member, content in entries:
                 room_bytes, room = room_bytes - member.size, room - 1
                 if room_bytes < 0 or room < 0:
@@ -589,6 +589,6 @@ def _open_to_all(folder: str) -> bytes:
     """A tar of one empty folder."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as tar:
-        tar.addfile(entry(folder, tarfile.DIRTYPE, mode=0o777, owner=_KEEPER))
+        tar.addfile(entry(folder, tarfile.DIRTYPE, mode=0o777, owner=_HELPER))
         end = tar.offset + 2 * tarfile.BLOCKSIZE
     return stream.getvalue()[:end]

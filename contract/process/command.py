@@ -59,9 +59,9 @@ def run_command(parse: Callable[[], Options], work: Callable[[Options], object],
         with signals_as_exceptions():
             log()
             options = parse()
-            code, said = _told_to_a_reader(lambda: work(options))
+            code, said = _unless_stdout_closed(lambda: work(options))
             if code == 0:
-                code, said = _told_to_a_reader(require_stdout_written)
+                code, said = _unless_stdout_closed(require_stdout_written)
             if said:
                 say(said)
             return code
@@ -75,7 +75,7 @@ def run_command(parse: Callable[[], Options], work: Callable[[Options], object],
         forget_unwritten()
 
 
-def _told_to_a_reader(command: Callable[[], object]) -> Ending:
+def _unless_stdout_closed(command: Callable[[], object]) -> Ending:
     """Run a command, which ends silently when its output is no longer read."""
 
     def run() -> None:

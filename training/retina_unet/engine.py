@@ -36,7 +36,7 @@ class RetinaUNetEngine(Engine):
     chosen_files = ("box_rule",)
 
     def chooses(self, run: RunIdentity) -> bool:
-        """They choose the rule of its boxes."""
+        """True: validation studies choose the box rule."""
         return True
 
     def steps(self, run: RunIdentity, context: TrainingContext) -> Generator[None, None, Trained]:
