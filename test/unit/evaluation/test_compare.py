@@ -780,7 +780,9 @@ def test_markup_in_names_stays_text_in_every_output(tmp_path):
     methods = (tmp_path / "out" / "tables" / "methods.md").read_text()
     assert r"\<script>" in methods and r"[click\](" in methods and "<script>" not in methods.replace(r"\<", "")
     assert "<script>alert" not in (tmp_path / "out" / "report.html").read_text()
-    for figure in (tmp_path / "out" / "figures").glob("*.svg"):
+    figures = list((tmp_path / "out" / "figures").glob("*.svg"))
+    assert figures
+    for figure in figures:
         ElementTree.parse(figure)
 
 
