@@ -12,7 +12,6 @@ if __name__ == "__main__":
 
 import argparse
 import logging
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from algorithm.prediction.threads import usable_cores, use_threads
 from contract.card import CandidateRule, load_card
 from contract.errors import UsageError
 from contract.outputs import remove_last_answers
-from contract.process.command import Parser, run_command
+from contract.process.command import Parser, positive_count, positive_number, run_command
 from contract.process.invoke_server import PORT, Case, end_process, serve
 from contract.process.terminal import log_to_stdout
 from network.detection.clustering import BoxShape, CaseScore
@@ -239,7 +238,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_threads(parser: argparse.ArgumentParser, *, default: int | str) -> None:
     parser.add_argument(
         "--threads",
-        type=_positive,
+        type=positive_count,
         default=default,
         help="CPU threads; the same number gives the same bits (default: all cores that this process may use)",
     )
@@ -264,25 +263,11 @@ def _add_prediction(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
     )
     parser.add_argument(
         "--memory-gb",
-        type=_gigabytes,
+        type=positive_number,
         metavar="GB",
         default=argparse.SUPPRESS if suppress else None,
         help="memory that may be used, in GB (default: what the container, its limits and the machine leave)",
     )
-
-
-def _gigabytes(text: str) -> float:
-    gigabytes = float(text)
-    if not 0 < gigabytes < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
-    return gigabytes
-
-
-def _positive(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
-    return count
 
 
 def _rule(text: str) -> str | float:

@@ -38,7 +38,7 @@ from contract.card import load_card
 from contract.errors import OncoduetError, UsageError
 from contract.files.reading import below, sha256_file, sha256_json
 from contract.outputs import require_apart
-from contract.process.command import Parser, run_command
+from contract.process.command import Parser, positive_number, run_command
 from contract.process.terminal import console as make_console
 from contract.process.terminal import log_to_stdout
 
@@ -168,13 +168,6 @@ def _unpacked(files: Files, work: Path) -> Path:
     return folder
 
 
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not seconds > 0:
-        raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
-    return seconds
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="./test.sh conformance", description=_DESCRIPTION)
     parser.add_argument("image", metavar="IMAGE", help="a name that the engine knows, or an archive (.tar, .tar.gz)")
@@ -194,9 +187,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--profile", choices=tuple(PROFILES), default="cpu-8", help="platform machine to imitate (default: %(default)s)"
     )
-    parser.add_argument("--limit-s", type=_seconds, default=1200.0, help="time limit of a case (default: 1200)")
-    parser.add_argument("--start-s", type=_seconds, default=300.0, help="time limit of a server's start (default: 300)")
-    parser.add_argument("--health-s", type=_seconds, default=10.0, help="time limit of /health (default: 10)")
+    parser.add_argument("--limit-s", type=positive_number, default=1200.0, help="time limit of a case (default: 1200)")
+    parser.add_argument(
+        "--start-s", type=positive_number, default=300.0, help="time limit of a server's start (default: 300)"
+    )
+    parser.add_argument("--health-s", type=positive_number, default=10.0, help="time limit of /health (default: 10)")
     parser.add_argument(
         "--ranking", default="strict.score", help="path of the ranking metric in metrics.json (default: %(default)s)"
     )

@@ -10,6 +10,7 @@ from contract.errors import OncoduetError
 from contract.files.reading import sha256_file, sha256_json
 from contract.outputs import Output, file_output, require_apart
 from contract.records import write_record
+from contract.text import short_hash
 from evaluation.metrics.scored_runs import identities
 from evaluation.planning.error_rates import plan_errors
 from evaluation.planning.group_sequential import plan_interim_analysis, simulate_interim_analyses
@@ -177,5 +178,5 @@ def _place(options: argparse.Namespace, name: str) -> Output:
             asked[key] = sorted(identities(value or ()))
         elif isinstance(value, Path) and value.is_file():
             asked[key] = sha256_file(value)
-    question = sha256_json({key: str(value) for key, value in asked.items()})[:12]
+    question = short_hash(sha256_json({key: str(value) for key, value in asked.items()}))
     return file_output(options.output / name, COMMAND, question=question, runs=identities(runs or ()))

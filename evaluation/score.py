@@ -23,7 +23,7 @@ from contract.names import require_name
 from contract.outputs import Output, require_apart, require_folder, require_unowned, subfolder
 from contract.provenance import writer
 from contract.records import Metrics, MetricsRecord, Source, write_record
-from contract.text import first_few
+from contract.text import first_few, short_hash
 from evaluation.inputs.one_case import read_one
 from evaluation.inputs.predictions import SOURCE, PredictionSet, find_prediction_sets
 from evaluation.inputs.truth import OnMissing, TruthFolder, find_truth
@@ -217,7 +217,7 @@ def _with_source(runs: Sequence[PredictionSet], named: RunName, folder: Path) ->
 
 def _key(source: Source) -> str:
     place = f"fold {source.fold} restart {source.restart}"
-    return f"{source.configuration} {place} ({sha256_json(sorted(source.runs))[:12]})"
+    return f"{source.configuration} {place} ({short_hash(sha256_json(sorted(source.runs)))})"
 
 
 def score_run(

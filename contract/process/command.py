@@ -5,6 +5,7 @@ after Ctrl-C, SIGTERM or SIGHUP (one line); or 141 if its output is no longer re
 """
 
 import argparse
+import math
 import select
 import signal
 import sys
@@ -36,6 +37,22 @@ def _path(text: str) -> Path:
     if not text:  # Path("") is the current folder, which is not meant by an unset variable
         raise argparse.ArgumentTypeError("expected a path, found an empty text")
     return Path(text)
+
+
+def positive_number(text: str) -> float:
+    """A finite number above 0, for the ``type`` of an option."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
+    return number
+
+
+def positive_count(text: str) -> int:
+    """A whole number from 1, for the ``type`` of an option."""
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
+    return count
 
 
 class _UnreadError(BaseException):

@@ -27,7 +27,7 @@ from contract.errors import OncoduetError
 from contract.files.atomic import atomic_file
 from contract.files.reading import kind_of
 from contract.schema import Frozen, parse
-from contract.text import one_line
+from contract.text import one_line, short_hash
 
 KEPT = 2
 """Number of checkpoints that are kept."""
@@ -186,8 +186,8 @@ class Checkpoints:
         if claims.run != self.run_sha256:
             raise OncoduetError(
                 path,
-                expected=f"a checkpoint of this run ({self.run_sha256[:12]}…)",
-                found=f"one of another ({claims.run[:12]}…)",
+                expected=f"a checkpoint of this run ({short_hash(self.run_sha256)}…)",
+                found=f"one of another ({short_hash(claims.run)}…)",
             )
         return claims, content
 
