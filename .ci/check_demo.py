@@ -8,7 +8,8 @@ from statistics import mean
 LEAST_LEAD = 0.05
 DETECTOR = "retina-unet"
 MOST_LAG = 0.05
-"""By which the detector's AP may lie below that of the best configuration that segments, each over its runs."""
+"""Largest amount by which the detector's AP may be below that of the best configuration that segments, each over its
+runs."""
 
 
 def main(demo: Path, least_auroc: float) -> None:

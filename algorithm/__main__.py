@@ -12,7 +12,6 @@ if __name__ == "__main__":
 
 import argparse
 import logging
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from algorithm.prediction.threads import usable_cores, use_threads
 from contract.card import CandidateRule, load_card
 from contract.errors import UsageError
 from contract.outputs import remove_last_answers
-from contract.process.command import Parser, run_command
+from contract.process.command import Parser, positive_count, positive_number, run_command
 from contract.process.invoke_server import PORT, Case, end_process, serve
 from contract.process.progress import stdout_bar
 from contract.process.terminal import log_to_stdout
@@ -154,9 +153,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Predict the study in the input folder with all members of a model bundle, and write its "
         "detection map and case likelihood. The commands below do the same for many studies, or parts of it.",
     )
-    parser.add_argument("--input", type=Path, default=INPUT, help="folder of one study: inputs.json and its sockets")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for the outputs")
-    parser.add_argument("--model", type=Path, default=MODEL, help="extracted model bundle")
+    parser.add_argument(
+        "--input",
+        type=Path,
+        default=INPUT,
+        help="folder of one study: inputs.json and its sockets (default: %(default)s)",
+    )
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for the outputs (default: %(default)s)")
+    parser.add_argument("--model", type=Path, default=MODEL, help="extracted model bundle (default: %(default)s)")
     _add_threads(parser, default=usable_cores())
     _add_prediction(parser, suppress=False)
     parser.set_defaults(command=_single)
@@ -174,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     serving.add_argument("--output", type=Path, default=argparse.SUPPRESS, help="folder for the outputs")
     serving.add_argument("--model", type=Path, default=argparse.SUPPRESS, help="extracted model bundle")
-    serving.add_argument("--port", type=int, default=PORT, help="default: %(default)s; 0: a free one")
+    serving.add_argument("--port", type=int, default=PORT, help="port; 0: a free one (default: %(default)s)")
     _add_threads(serving, default=argparse.SUPPRESS)
     _add_prediction(serving, suppress=True)
     serving.set_defaults(command=_serve)
@@ -197,19 +201,19 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["all"],
         metavar="WHICH",
-        help="one or more of: all (one ensemble of all members, the default), four (one ensemble per fold and restart, "
+        help="one or more of: all (one ensemble of all members), four (one ensemble per fold and restart, "
         "of one network per configuration), control (four networks of one configuration: per configuration and fold "
         "those of the four lowest restarts; all folds with fewer together give one, of their first four by restart and "
         "fold; a configuration with fewer than four is refused), each (every member alone), or the NAME of a member or "
-        "a configuration. All are made from one pass over the images",
+        "a configuration. All are made from one pass over the images (default: all)",
     )
     batch.add_argument(
         "--fill",
         nargs="+",
         choices=get_args(BoxShape),
         help="what each box of members that find boxes paints into the detection map: the whole cuboid, the ellipsoid "
-        "in it, or what the member's segmentation has there. Default: as the bundle says. Of several, and of several "
-        "case scores, each combination gets a folder of its name, such as ellipsoid_noisy-or; all from one pass",
+        "in it, or what the member's segmentation has there. Of several, and of several case scores, each combination "
+        "gets a folder of its name, such as ellipsoid_noisy-or; all from one pass (default: as the bundle says)",
     )
     batch.add_argument(
         "--case-score",
@@ -217,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=get_args(CaseScore),
         help="how the candidates of an ensemble with members that find boxes become the case likelihood: the highest, "
         "the probability that one at least is a lesion if they were independent, or the mean of the highest (3, or as "
-        "many as the bundle says). Default: as the bundle says",
+        "many as the bundle says) (default: as the bundle says)",
     )
     _add_threads(batch, default=argparse.SUPPRESS)
     _add_prediction(batch, suppress=True)
@@ -235,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     precision.add_argument("--model", type=Path, default=argparse.SUPPRESS, help="extracted model bundle")
     precision.add_argument(
-        "--studies", type=_positive, default=4, help="how many are predicted, the first by name. Default: 4"
+        "--studies", type=positive_count, default=4, help="how many are predicted, the first by name (default: 4)"
     )
     precision.add_argument(
         "--output",
@@ -258,7 +262,7 @@ def _parser() -> argparse.ArgumentParser:
     candidates.add_argument(
         "--rule",
         type=_rule,
-        help=f"{', '.join(get_args(CandidateRule))} or a threshold in (0, 1]; default: the card's, else dynamic-v2",
+        help=f"{', '.join(get_args(CandidateRule))} or a threshold in (0, 1] (default: the card's, else dynamic-v2)",
     )
     candidates.add_argument("--card", help="card that gives the limits and the likelihood of a case without candidates")
     candidates.set_defaults(command=_candidates)
@@ -281,9 +285,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_threads(parser: argparse.ArgumentParser, *, default: int | str) -> None:
     parser.add_argument(
         "--threads",
-        type=_positive,
+        type=positive_count,
         default=default,
-        help="CPU threads; default: all cores that this process may use. The same number gives the same bits",
+        help="CPU threads; the same number gives the same bits (default: all cores that this process may use)",
     )
 
 
@@ -300,33 +304,19 @@ def _add_prediction(parser: argparse.ArgumentParser, *, suppress: bool, precisio
             "--precision",
             choices=get_args(WantedPrecision),
             default=argparse.SUPPRESS if suppress else "auto",
-            help="what the networks compute in; sums and probabilities are float32 always. Default: auto, which is "
-            "fp16 on a GPU and fp32 on the CPU",
+            help="what the networks compute in; sums and probabilities are float32 always (default: auto, which is "
+            "fp16 on a GPU and fp32 on the CPU)",
         )
     parser.add_argument(
         "--device", choices=get_args(Device), default=argparse.SUPPRESS if suppress else "auto", help=HELP
     )
     parser.add_argument(
         "--memory-gb",
-        type=_gigabytes,
+        type=positive_number,
         metavar="GB",
         default=argparse.SUPPRESS if suppress else None,
-        help="memory that may be used, in GB; default: what the container, its limits and the machine leave",
+        help="memory that may be used, in GB (default: what the container, its limits and the machine leave)",
     )
-
-
-def _gigabytes(text: str) -> float:
-    gigabytes = float(text)
-    if not 0 < gigabytes < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
-    return gigabytes
-
-
-def _positive(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
-    return count
 
 
 def _rule(text: str) -> str | float:

@@ -32,7 +32,7 @@ def predict_baselines(*, archive: Path, card_name: str, output: Path, track: Tra
     """Write a folder like a batch's for every baseline of a card.
 
     Raises ``OncoduetError``: the card names no baseline, the archive or one study is wrong, or the output holds files
-    of other origin or of other studies; nothing was written.
+    not written by oncoduet, or of other studies; nothing was written.
     """
     require_apart(output, archive=archive)
     require_folder(output)

@@ -31,8 +31,8 @@ def detect_in_maps(*, probability: Path, output: Path, rule: Rule | None, card: 
     """Cut candidates from every map of a folder.
 
     Raises ``OncoduetError``: there is no map, two maps of one case, one in a sub-folder, one that is unreadable, or one
-    whose values are labels or otherwise no probabilities; the output is the input, or holds files of other origin or of
-    other cases. Nothing was written.
+    whose values are labels or otherwise no probabilities; the output is the input, or holds files not written by
+    oncoduet or of other cases. Nothing was written.
 
     Parameters
     ----------

@@ -25,8 +25,8 @@ def predict_single(
 ) -> StudyOutput:
     """Predict the study in ``/input`` with all members and write its outputs.
 
-    Raises ``OncoduetError``: the bundle or the study is wrong, or files of other origin bear an output's name; nothing
-    was written.
+    Raises ``OncoduetError``: the bundle or the study is wrong, or files not written by oncoduet bear an output's name;
+    nothing was written.
     """
     require_apart(output_folder, input=input_folder, model=model)
     predictor = load_model(model, options)
@@ -48,8 +48,8 @@ def load_model(model: Path, options: PredictionOptions = DEFAULTS) -> Predictor:
 def predict_study(predictor: Predictor, *, input_folder: Path, output_folder: Path) -> StudyOutput:
     """Predict the study in ``/input`` with a loaded predictor and write its outputs.
 
-    Raises ``OncoduetError``: the study is wrong, there is too little memory for it, or files of other origin bear an
-    output's name; nothing was written.
+    Raises ``OncoduetError``: the study is wrong, there is too little memory for it, or files not written by oncoduet
+    bear an output's name; nothing was written.
     """
     card = predictor.bundle.card
     require_apart(output_folder, input=input_folder, model=predictor.bundle.folder)

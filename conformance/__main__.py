@@ -25,7 +25,7 @@ from conformance.algorithm_checks import ALGORITHM, SPELLINGS, own_study_check
 from conformance.algorithm_checks import scenarios as algorithm_scenarios
 from conformance.archives import folder_files, tarball_files
 from conformance.checks import ENDING, Bench, Check, CheckResult, Scenario, run
-from conformance.conditions import PROFILES, Files, Limits, Place, workplace
+from conformance.conditions import PROFILES, Files, Limits, Place, scratch_folder
 from conformance.container_engine import session
 from conformance.evaluation_checks import EVALUATION
 from conformance.evaluation_checks import scenarios as evaluation_scenarios
@@ -37,11 +37,15 @@ from contract.card import load_card
 from contract.errors import OncoduetError, UsageError
 from contract.files.reading import below, sha256_file, sha256_json
 from contract.outputs import require_apart
-from contract.process.command import Parser, run_command
+from contract.process.command import Parser, positive_number, run_command
 from contract.process.terminal import console as make_console
 from contract.process.terminal import log_to_stdout
 
 REPORTS = Path("build/conformance")
+_DESCRIPTION = (
+    "Run an image under the platform's conditions and report every deviation. IMAGE: a name that the engine knows, or "
+    "an archive to upload. Exit codes: 0 conforms, 1 at least one error, 2 wrong usage, 3 wrong input."
+)
 _NO_PART_OF_THE_REPORT = {"image", "card", "model", "truth", "study", "output", "verbose", "engine", "session"}
 
 
@@ -65,7 +69,7 @@ def _conform(options: argparse.Namespace, console: Console) -> list[CheckResult]
     given: dict[str, MountedStudy] = (
         own_studies(options.study, card, SPELLINGS[options.spelling]) if options.study else {}
     )
-    with session(options.engine, options.session) as engine, workplace() as work:
+    with session(options.engine, options.session) as engine, scratch_folder() as work:
         engine.require_amd64()
         archive = Path(options.image) if Path(options.image).is_file() else None
         name = engine.load(archive) if archive else options.image
@@ -163,20 +167,13 @@ def _unpacked(files: Files, work: Path) -> Path:
     return folder
 
 
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not seconds > 0:
-        raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
-    return seconds
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="./test.sh conformance", description=__doc__)
+    parser = Parser(prog="./test.sh conformance", description=_DESCRIPTION)
     parser.add_argument("image", metavar="IMAGE", help="a name that the engine knows, or an archive (.tar, .tar.gz)")
-    parser.add_argument("--kind", choices=("algorithm", "evaluation"), required=True)
+    parser.add_argument("--kind", choices=("algorithm", "evaluation"), required=True, help="algorithm or evaluation")
     parser.add_argument("--card", required=True, help="name or path of the card whose sockets the image serves")
     parser.add_argument("--model", type=Path, help="tarball or folder of the model (algorithm)")
-    parser.add_argument("--truth", type=Path, help="tarball or folder of the truth (evaluation); default: synthetic")
+    parser.add_argument("--truth", type=Path, help="tarball or folder of the truth (evaluation; default: synthetic)")
     parser.add_argument("--study", type=Path, help="further studies (algorithm), or studies of the truth (evaluation)")
     parser.add_argument("--planted", action="store_true", help="require that the planted lesions are found")
     parser.add_argument(
@@ -187,11 +184,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--legacy", action="store_true", help="older platform interface: fixed paths, no inputs.json")
     parser.add_argument(
-        "--profile", choices=tuple(PROFILES), default="cpu-8", help="the machine (default: %(default)s)"
+        "--profile", choices=tuple(PROFILES), default="cpu-8", help="platform machine to imitate (default: %(default)s)"
     )
-    parser.add_argument("--limit-s", type=_seconds, default=1200.0, help="time limit of a case (default: 1200)")
-    parser.add_argument("--start-s", type=_seconds, default=300.0, help="time limit of a server's start (default: 300)")
-    parser.add_argument("--health-s", type=_seconds, default=10.0, help="time limit of /health (default: 10)")
+    parser.add_argument("--limit-s", type=positive_number, default=1200.0, help="time limit of a case (default: 1200)")
+    parser.add_argument(
+        "--start-s", type=positive_number, default=300.0, help="time limit of a server's start (default: 300)"
+    )
+    parser.add_argument("--health-s", type=positive_number, default=10.0, help="time limit of /health (default: 10)")
     parser.add_argument(
         "--ranking", default="strict.score", help="path of the ranking metric in metrics.json (default: %(default)s)"
     )

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from conformance.archives import LARGEST_BYTES, Reading, Saved, read_archive, read_saved, tarball_files
 from conformance.conditions import (
     API_LABEL,
-    GB,
+    GIB,
     INPUT_TARGET,
     CaseRun,
     Conditions,
@@ -365,12 +365,12 @@ def conditions_of_folders(bench: Bench) -> str:
     return _held(held and found.output_mode == "0o777", text, text)
 
 
-@IMAGE.add("R5", "error", "limits of memory, data segment (1 GB lower) and /dev/shm (half) as on the platform")
+@IMAGE.add("R5", "error", "limits of memory, data segment (1 GiB lower) and /dev/shm (half) as on the platform")
 def conditions_of_memory(bench: Bench) -> str:
     """Under the conditions of the runs below."""
     found, profile = bench.conditions, bench.place.profile
-    text = f"data {found.data / GB:g} GB, shm {found.shm / GB:g} GB of {profile.memory_gb} GB"
-    held = found.data == (profile.memory_gb - 1) * GB and math.isclose(found.shm, profile.memory_gb * GB / 2)
+    text = f"data {found.data / GIB:g} GiB, shm {found.shm / GIB:g} GiB of {profile.memory_gb} GiB"
+    held = found.data == (profile.memory_gb - 1) * GIB and math.isclose(found.shm, profile.memory_gb * GIB / 2)
     return _held(held, text, text)
 
 
@@ -407,7 +407,7 @@ def health_is_200(bench: Bench) -> str:
 
 @IMAGE.add("C1", "error", "exit code 0, or exactly 201 from POST /invoke")
 def first_case_succeeds(bench: Bench) -> str:
-    """The plain case."""
+    """The first case must succeed."""
     case = bench.case("first")
     if not case.succeeded:
         if bench.invoke and not bench.server.ready:
@@ -449,9 +449,9 @@ def time_is_enough(bench: Bench) -> str:
     half = bench.place.limits.case / 2
     text = f"at most {slowest:.1f} s of {half:g} s"
     if bench.invoke:
-        peak = bench.server.peak_memory_gb()
+        peak = bench.server.peak_memory_gib()
         text += f", ready after {bench.server.health.ready_s:.1f} s"
-        text += f", peak {peak:.2f} GB of {bench.place.profile.memory_gb} GB" if peak else ""
+        text += f", peak {peak:.2f} GiB of {bench.place.profile.memory_gb} GiB" if peak else ""
     return _held(slowest <= half, text, text)
 
 

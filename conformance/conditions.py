@@ -2,11 +2,11 @@
 
 ``/input`` is a symbolic link to a folder below ``/opt/ml/input/data`` that only root may write to; ``/output`` is
 empty and open to all; ``/tmp`` is empty and in memory; model and truth are below ``/opt/ml``. There is no network, no
-capability and no way to gain one. Memory is limited twice, as the platform does it: by the container, and 1 GB lower
+capability and no way to gain one. Memory is limited twice, as the platform does it: by the container, and 1 GiB lower
 for the data segment of each process, so that Python sees a ``MemoryError`` before the kernel kills.
 
 Nothing of an image runs as root here, nor with a network: the platform's folders are laid over it without a program,
-outputs come as the tar that the engine makes, and an image whose user is root is not run. Between cases a keeper, the
+outputs come as the tar that the engine makes, and an image whose user is root is not run. Between cases a helper, the
 image's own ``/bin/sh`` as a user without rights, empties the volumes. A server is asked by the image's own ``python3``,
 since nothing reaches it from outside; its answers are untrusted, and parsed as such.
 """
@@ -39,12 +39,12 @@ INPUT_TARGET = "/opt/ml/input/data/case-input"
 MODEL = "/opt/ml/model"
 TRUTH = "/opt/ml/input/data/ground_truth"
 API_LABEL = "org.grand-challenge.api-method"
-GB = 1 << 30
-MOST_OUTPUT_BYTES, MOST_OUTPUT_FILES = 2 * GB, 1000
+GIB = 1 << 30
+MOST_OUTPUT_BYTES, MOST_OUTPUT_FILES = 2 * GIB, 1000
 """Limits of what is copied from ``/output``; a case that writes more has failed."""
 _MOST_PASSWD_BYTES = 1 << 20
-_KEEPER, _OTHER = 65531, 12345
-"""User ids of the keeper, and of a user other than the image's."""
+_HELPER, _OTHER = 65531, 12345
+"""User ids of the helper container, and of a user other than the image's."""
 _Answer = TypeVar("_Answer")
 
 
@@ -53,6 +53,7 @@ class Machine:
     """A machine of the platform."""
 
     memory_gb: int
+    """In GiB, as in ``docker run --memory 8g``, which the platform calls GB."""
     cpus: int
     gpu: bool
 
@@ -228,23 +229,23 @@ class Place:
         return {name: self.engine.volume() for name in ("input", "output", "model", "truth", "void")}
 
     @cached_property
-    def keeper(self) -> str:
+    def helper_container(self) -> str:
         """An unprivileged container with all volumes mounted, model and truth already copied in."""
-        container = self._keep(self.volumes)
+        container = self._start_helper(self.volumes)
         folders = {f"{name}/": b"" for name in ("input", "void")}
         files = {f"{top}/{path}": content for top in ("model", "truth") for path, content in getattr(self, top).items()}
-        self.engine("cp", "-", f"{container}:/volumes", given=pack({**folders, **files}, owner=_KEEPER))
+        self.engine("cp", "-", f"{container}:/volumes", given=pack({**folders, **files}, owner=_HELPER))
         self.engine("cp", "-", f"{container}:/volumes", given=_open_to_all("output"))
         return container
 
-    def _keep(self, volumes: Mapping[str, str]) -> str:
+    def _start_helper(self, volumes: Mapping[str, str]) -> str:
         """Start a container that does nothing, with volumes below ``/volumes``.
 
         It has to run: podman mounts volumes, and copies into them, only while a container runs.
         """
         mounts = [f"--volume={name}:/volumes/{place}:nocopy" for place, name in volumes.items()]
         container = self.engine.create(
-            *["--user", f"{_KEEPER}:{_KEEPER}", *_WITHOUT_RIGHTS, "--memory", "1g", "--pids-limit", "64", *mounts],
+            *["--user", f"{_HELPER}:{_HELPER}", *_WITHOUT_RIGHTS, "--memory", "1g", "--pids-limit", "64", *mounts],
             *["--entrypoint", "/bin/sh", self.derived, "-c", "while :; do sleep 3600; done"],
         )
         self.engine("start", container)
@@ -254,16 +255,16 @@ class Place:
         """Remove a user's files from a volume."""
         below = f"find /volumes/{folder} -mindepth 1"
         theirs = f"{below} -type d -user {user} ! -perm -700 -exec chmod u+rwx {{}} \\; ; {below} -delete"
-        self.engine("exec", "--user", f"{user}:{user}", self.keeper, "/bin/sh", "-c", theirs)
+        self.engine("exec", "--user", f"{user}:{user}", self.helper_container, "/bin/sh", "-c", theirs)
 
     def flags(self, variant: Variant = "plain", *, truth: Files | None = None) -> list[str]:
         """Options of the engine's ``create``."""
         profile = self.profile
-        data = (profile.memory_gb - 1) * GB
+        data = (profile.memory_gb - 1) * GIB
         self._writers |= {self.uid, *([_OTHER] if variant == "another user" else [])}
         flags = list(_WITHOUT_RIGHTS)
         flags += ["--memory", f"{profile.memory_gb}g", "--memory-swap", f"{profile.memory_gb}g"]
-        flags += ["--ulimit", f"data={data}:{data}", "--shm-size", f"{profile.memory_gb * GB // 2}"]
+        flags += ["--ulimit", f"data={data}:{data}", "--shm-size", f"{profile.memory_gb * GIB // 2}"]
         flags += ["--cpus", "1" if variant == "one core" else str(profile.cpus), "--pids-limit", "512"]
         flags += ["--tmpfs", "/tmp:rw,exec,nosuid,nodev,mode=1777"]
         flags += ["--env", "LOG_LEVEL=INFO", "--env", "PYTHONUNBUFFERED=1"]
@@ -290,20 +291,20 @@ class Place:
 
     def _other_truth(self, truth: Files) -> str:
         volume = self.engine.volume()
-        filler = self._keep({"truth": volume})
+        filler = self._start_helper({"truth": volume})
         files = {f"truth/{path}": content for path, content in truth.items()}
-        self.engine("cp", "-", f"{filler}:/volumes", given=pack(files, owner=_KEEPER))
+        self.engine("cp", "-", f"{filler}:/volumes", given=pack(files, owner=_HELPER))
         self.engine("rm", "--force", filler)
         return volume
 
     def lay_out(self, study: Files) -> None:
         """Fill ``/input`` with this content, and empty ``/output``."""
-        self._empty("input", _KEEPER)
+        self._empty("input", _HELPER)
         for user in sorted(self._writers):
             self._empty("output", user)
         files = {f"input/{path}": content for path, content in study.items()}
         if files:
-            self.engine("cp", "-", f"{self.keeper}:/volumes", given=pack(files, owner=_KEEPER))
+            self.engine("cp", "-", f"{self.helper_container}:/volumes", given=pack(files, owner=_HELPER))
 
     def take(self) -> Path:
         """Copy what ``/output`` holds now: files and folders, never a link.
@@ -313,7 +314,7 @@ class Place:
         folder = Path(tempfile.mkdtemp(dir=self.work))
         (folder / "output").mkdir()
         room_bytes, room = MOST_OUTPUT_BYTES, MOST_OUTPUT_FILES
-        with self.engine.reading(self.keeper, "/volumes/output") as entries:
+        with self.engine.reading(self.helper_container, "/volumes/output") as entries:
             for member, content in entries:
                 room_bytes, room = room_bytes - member.size, room - 1
                 if room_bytes < 0 or room < 0:
@@ -460,12 +461,12 @@ class Server:
         """Number of processes now."""
         return max(0, len(self.place.engine("top", self.container).splitlines()) - 1)
 
-    def peak_memory_gb(self) -> float | None:
-        """Peak memory by the kernel's count; None where the kernel keeps none."""
+    def peak_memory_gib(self) -> float | None:
+        """Peak memory in GiB by the kernel's count; None where the kernel keeps none."""
         paths = "/sys/fs/cgroup/memory.peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes"
         _, stdout, _ = self.place.engine.ask("exec", self.container, "/bin/sh", "-c", f"cat {paths} 2>/dev/null")
         numbers = [int(word) for word in stdout.split() if word.isdigit() and len(word) < 20]
-        return numbers[0] / 1e9 if numbers else None
+        return numbers[0] / GIB if numbers else None
 
     def stop(self) -> float | None:
         """Send SIGTERM; seconds until it ended, or None if it did not within the limit and was killed."""
@@ -562,7 +563,7 @@ class _Attached:
 
 
 @contextmanager
-def workplace() -> Iterator[Path]:
+def scratch_folder() -> Iterator[Path]:
     """A temporary folder for outputs of the containers."""
     folder = Path(tempfile.mkdtemp(prefix="conformance-"))
     try:
@@ -588,6 +589,6 @@ def _open_to_all(folder: str) -> bytes:
     """A tar of one empty folder."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as tar:
-        tar.addfile(entry(folder, tarfile.DIRTYPE, mode=0o777, owner=_KEEPER))
+        tar.addfile(entry(folder, tarfile.DIRTYPE, mode=0o777, owner=_HELPER))
         end = tar.offset + 2 * tarfile.BLOCKSIZE
     return stream.getvalue()[:end]

@@ -6,13 +6,15 @@ the card's baselines take the maximum of: six deviations above its mean, which n
 has a lesion's density over several voxels, unlike the border of the body; the organ that the card locates first is the
 body. For the algorithm it is a bundle like any other; in patients it finds nothing.
 
-``python -m conformance.lesion_model MODEL.tar.gz [CARD]`` writes it.
+``python -m conformance.lesion_model OUTPUT [CARD]`` writes it.
 """
 
+import argparse
 import sys
 import tarfile
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from contract.card import Card, card_path, load_card
 from contract.files.atomic import atomic_file, write_json
 from contract.files.checksums import SUMS, format_sums
 from contract.files.reading import sha256_file
+from contract.process.command import Parser, run_command
+from contract.process.terminal import log_to_stdout
 from contract.records import BundleRecord, Member, RunKey, Stage, StageRecord, write_record
 from network.architecture import build_network
 from network.weights import save_weights, tensors_sha256
@@ -34,13 +38,17 @@ _BODY_HU = -500.0
 _KEPT_POSITIVE = 10.0  # added before the leaky rectifications, so that they change nothing, and subtracted after them
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Write the bundle of a card (default: csPCa) to the path that is given."""
-    output, card = (*arguments, CARD)[:2]
+    parser = Parser(prog="python -m conformance.lesion_model", description="Write a model that finds planted lesions.")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="the bundle to write (.tar.gz)")
+    parser.add_argument("card", nargs="?", default=CARD, metavar="CARD", help="name or path (default: %(default)s)")
+    return run_command(lambda: parser.parse_args(arguments), _pack_model, log=partial(log_to_stdout, "%(message)s"))
+
+
+def _pack_model(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as work:
-        folder = make_model(Path(work), card)
-        write_tarball(folder, Path(output))
-    return 0
+        write_tarball(make_model(Path(work), options.card), options.output)
 
 
 def make_model(folder: Path, card_name: str = CARD) -> Path:
@@ -231,4 +239,4 @@ def _plans(card: Card, stage: Stage) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

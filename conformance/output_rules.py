@@ -18,7 +18,8 @@ from conformance.studies import LESION_RADIUS_MM, Point
 from contract.card import Card
 from contract.errors import OncoduetError
 from contract.files.reading import below, read_json
-from contract.images.volume import Grid, from_image, same_grid
+from contract.images.grid import Grid, same_grid
+from contract.images.volume import from_image
 from contract.images.whole_image import require_whole
 from contract.text import first_few
 

@@ -21,7 +21,8 @@ from conformance.conditions import Files
 from contract.archive.studies import find_studies
 from contract.card import Card, Channel, Socket
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume, read_grid, to_image
+from contract.images.grid import Grid
+from contract.images.volume import Volume, read_grid, to_image
 from contract.text import first_few
 
 Point = tuple[float, float, float]

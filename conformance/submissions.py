@@ -17,7 +17,8 @@ import numpy as np
 from conformance.conditions import Files
 from conformance.studies import FIRST, SECOND, Point, describe_input, describe_socket, image_bytes
 from contract.card import CARDS, Card, Socket
-from contract.images.volume import Grid, image_stem, is_image, read_label
+from contract.images.grid import Grid
+from contract.images.volume import image_stem, is_image, read_label
 
 Truth = Mapping[str, "Label"]
 

@@ -320,7 +320,7 @@ def require_unowned(folder: Path, command: str) -> None:
     """
     own = folder.resolve()
     for place in (own, *own.parents):
-        if _is_workplace(place):
+        if _is_scratch(place):
             return
         for name, owners in _OWNERS.items():
             if command in owners:
@@ -422,7 +422,7 @@ def _write_manifest(folder: Path, commands: Mapping[str, Written]) -> None:
     write_json(folder / MANIFEST, Manifest(commands=commands).model_dump(mode="json"))
 
 
-def _is_workplace(folder: Path) -> bool:
+def _is_scratch(folder: Path) -> bool:
     try:
         return any(name.endswith(_AT_WORK) for name in _manifest(folder).commands)
     except OncoduetError:  # a folder around ours, which is no business of ours
@@ -454,7 +454,7 @@ def _require_ours(folder: Path, name: str, sha256: Sequence[str], command: str) 
         raise OncoduetError(
             path,
             expected=f"nothing or what {command} wrote there",
-            found=f"{what} of other origin; give another output or move it away",
+            found=f"{what} not written by oncoduet; give another output or move it away",
         )
     if sha256_file(path) not in sha256:
         raise OncoduetError(

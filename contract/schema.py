@@ -17,11 +17,11 @@ from contract.names import require_name
 from contract.tables import LARGEST_NUMBER
 
 MOST_TOML_BYTES = 2**17
+"""Size limit of a card, profile or configuration; ours have 2 kB."""
 MOST_KEY_PARTS = 16
-"""Of a dotted key in TOML; the parser's memory grows with their square."""
+"""Limit of the parts of a dotted TOML key; the parser's memory grows with their square."""
 _KEY = r"""(?>[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')"""
 _DEEP_KEY = re.compile(rf"(?<![A-Za-z0-9_-]){_KEY}(?>[ \t]*\.[ \t]*{_KEY}){{{MOST_KEY_PARTS}}}")
-"""Size limit of a card, profile or configuration; ours have 2 kB."""
 MOST_FAULTS = 50
 """Number of faults that one message names."""
 Model = TypeVar("Model", bound=BaseModel)

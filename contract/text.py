@@ -32,6 +32,11 @@ def first_few(names: Sequence[str], most: int = SHOWN) -> str:
     return ", ".join(names[:most]) + more
 
 
+def short_hash(found: str | None, absent: str = "none") -> str:
+    """The first digits of a hash, enough to tell two apart in a message."""
+    return absent if found is None else found[:12]
+
+
 _MARKUP = re.compile(r"[\\`*~|]|<(?=[A-Za-z/!?])|\](?=[(\[:])|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")
 _MARK_OF_A_BLOCK = re.compile(r"^(\d{0,9})([.)](?=\s)|[#>+=-])")
 

@@ -27,6 +27,7 @@ from contract.files.reading import open_regular
 from contract.files.tarballs import members
 from contract.records import BundleRecord
 from contract.schema import parse
+from contract.text import short_hash
 
 STANDIN_LABEL = "oncoduet.standin-base"
 """Label of images that were built on a local stand-in for the public base; they are for tests only."""
@@ -132,8 +133,8 @@ def check_model(archive: Path, *, accept_non_commercial: bool = False, card: Car
     if card is not None and record.card_sha256 != card.sha256:
         raise OncoduetError(
             archive,
-            expected=f"a model of the card {card.name} ({card.sha256[:12]})",
-            found=f"one of {record.card} ({record.card_sha256[:12]})",
+            expected=f"a model of the card {card.name} ({short_hash(card.sha256)})",
+            found=f"one of {record.card} ({short_hash(record.card_sha256)})",
         )
     if accept_non_commercial:
         return

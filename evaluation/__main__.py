@@ -280,7 +280,7 @@ def _numbers(metrics: Metrics) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m evaluation", description=__doc__)
     parser.set_defaults(command=_evaluate)
-    commands = parser.add_subparsers(title="commands", metavar="{serve,score,index,compare,plan}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     serving = commands.add_parser(
         "serve",
         help="answer GET /health and POST /invoke",
@@ -293,9 +293,9 @@ def _parser() -> argparse.ArgumentParser:
         ("--truth", "/opt/ml/input/data/ground_truth", "label maps, optionally card.toml and settings.json"),
         ("--output", "/output", "gets metrics.json"),
     ):
-        parser.add_argument(name, type=Path, default=Path(default), help=f"{text} ({default})")
-        serving.add_argument(name, type=Path, default=argparse.SUPPRESS, help=f"{text} ({default})")
-    serving.add_argument("--port", type=int, default=PORT, help="default: %(default)s; 0: a free one")
+        parser.add_argument(name, type=Path, default=Path(default), help=f"{text} (default: {default})")
+        serving.add_argument(name, type=Path, default=argparse.SUPPRESS, help=f"{text} (default: {default})")
+    serving.add_argument("--port", type=int, default=PORT, help="port; 0: a free one (default: %(default)s)")
 
     scoring = commands.add_parser("score", help="score the predictions of one run or of many")
     scoring.set_defaults(command=_score)
@@ -312,7 +312,7 @@ def _parser() -> argparse.ArgumentParser:
         "--on-missing",
         choices=("error", "worst"),
         default="error",
-        help="a case without prediction: refuse, or count as likelihood 0 without candidates (%(default)s)",
+        help="error: stop at a case without a prediction; worst: score it as likelihood 0 (default: %(default)s)",
     )
     add("--picai-only", action="store_true", help="skip the strict answer, and accept what picai-eval accepts")
     add("--sweep-hits", action="store_true", help="also write hits.csv: AP by other hit criteria (IoU, Dice, centre)")
@@ -379,7 +379,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--plan", type=Path, metavar="JSON", help="plan.json of plan power: its sample size goes into the report")
     _add_patients(comparing)
     add("--few-patients", action="store_true", help=f"allow fewer than {FEWEST_PATIENTS} patients to be resampled")
-    add("--workers", type=workers, default=1, help="processes; the result does not depend on them (%(default)s)")
+    add(
+        "--workers",
+        type=workers,
+        default=1,
+        help="processes; the result does not depend on them (default: %(default)s)",
+    )
 
     planning = commands.add_parser(
         "plan", help="number of runs and cases for a comparison; interim analysis: can the campaign stop early?"

@@ -40,7 +40,7 @@ def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = 
     Raises
     ------
     OncoduetError
-        The input is faulty, or files of other origin have an output's name; nothing is written then.
+        The input is faulty, or files not written by oncoduet have an output's name; nothing is written then.
     """
     require_apart(output, input=input_folder, truth=truth)
     truth_folder = find_truth(truth)

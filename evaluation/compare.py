@@ -41,7 +41,7 @@ from evaluation.statistics.subgroups.case_subgroups import (
 )
 from evaluation.statistics.subgroups.lesion_strata import compare_strata, read_strata
 from evaluation.statistics.variance.arms import Arm, arms_of
-from evaluation.statistics.verdict import ReaderStudy
+from evaluation.statistics.verdict_records import ReaderStudy
 
 COMMAND = "evaluation compare"
 MOST_CONFIGURATIONS = 12
@@ -102,8 +102,8 @@ def compare(
     OncoduetError
         As :func:`evaluation.metrics.scored_runs.read_scored_runs`; also for faults in the analysis file, for another
         number of configurations than 2 to 12 (with readers 1 to 12), for more than 20 runs of one, for ambiguous or too
-        few patients, and for an output that holds another comparison, or files of other origin under the same names.
-        Nothing is written.
+        few patients, and for an output that holds another comparison, or files not written by oncoduet under the same
+        names. Nothing is written.
     """
     require_apart(
         output,
@@ -191,7 +191,7 @@ def compare_table(table: Path, output: Path, *, analysis: Path | None) -> None:
     OncoduetError
         As :func:`evaluation.statistics.configurations.runs_table.read_runs_table`; also for faults in the analysis
         file, for another number of configurations than 2 to 12, for more than 20 runs of one, and for an output that
-        holds files of other origin under the same names. Nothing is written.
+        holds files not written by oncoduet under the same names. Nothing is written.
     """
     require_apart(output, runs=table, analysis=analysis)
     plan = read_analysis(analysis) if analysis else EXPLORATORY

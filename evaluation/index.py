@@ -21,6 +21,7 @@ from contract.errors import OncoduetError
 from contract.files.reading import inside
 from contract.outputs import Output, require_apart, require_unedited, subfolder
 from contract.records import AgainstBaseline, MetricsRecord, Source, read_record
+from contract.text import short_hash
 from evaluation.inputs.truth import BASELINES, TruthFolder
 from evaluation.matching.cases import MatchingRule, ScoredCase
 from evaluation.metrics.outcomes import Outcome, TestSet, require_patients
@@ -43,7 +44,7 @@ def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
     ------
     OncoduetError
         As :func:`read_baselines`; an existing baseline is not given again; the folder cannot be written to, or files
-        of other origin are in the way. Nothing is changed then.
+        not written by oncoduet are in the way. Nothing is changed then.
     """
     folders = [folder for path in scores for folder in find_scored_runs(path)]
     _require_few(folders, ", ".join(map(str, scores)))
@@ -206,8 +207,8 @@ def _read(folder: Path, truth: TruthFolder, card: Card | None) -> ScoredRun:
         if parents.get(name) != sha256:
             raise OncoduetError(
                 folder / "metrics.json",
-                expected=f"a baseline scored with this {name.replace('_', ' ')} ({sha256[:12]})",
-                found=parents.get(name, "none")[:12],
+                expected=f"a baseline scored with this {name.replace('_', ' ')} ({short_hash(sha256)})",
+                found=short_hash(parents.get(name)),
             )
     if run.truth.case_ids != tuple(sorted(truth.label_maps)):
         raise OncoduetError(folder / "cases.csv", f"cases differ from the {len(truth.label_maps)} of {truth.folder}")

@@ -10,13 +10,14 @@ from contract.errors import OncoduetError
 from contract.files.reading import sha256_file, sha256_json
 from contract.outputs import Output, file_output, require_apart
 from contract.records import write_record
+from contract.text import short_hash
 from evaluation.metrics.scored_runs import identities
-from evaluation.planning.errors import plan_errors
+from evaluation.planning.error_rates import plan_errors
 from evaluation.planning.group_sequential import plan_interim_analysis, simulate_interim_analyses
 from evaluation.planning.pilot import pilot_settings
 from evaluation.planning.plan_record import AnswerTable
 from evaluation.planning.power import plan_power
-from evaluation.planning.readers import TYPICAL, VarianceComponents, pilot_components, plan_readers
+from evaluation.planning.reader_power import TYPICAL, VarianceComponents, pilot_components, plan_readers
 from evaluation.planning.simulation import SimulationSettings
 from evaluation.statistics.analysis_file import METRIC_NAMES, MOST_RUNS
 
@@ -31,7 +32,8 @@ def answer_question(options: argparse.Namespace) -> AnswerTable:
     Raises
     ------
     OncoduetError
-        A number is out of range, a file is wrong, or the output holds one of other origin under the record's name.
+        A number is out of range, a file is wrong, or the output holds one not written by oncoduet under the record's
+        name.
     """
     _check(options)
     record_name = _RECORD_NAMES.get(options.question, "plan.json")
@@ -176,5 +178,5 @@ def _place(options: argparse.Namespace, name: str) -> Output:
             asked[key] = sorted(identities(value or ()))
         elif isinstance(value, Path) and value.is_file():
             asked[key] = sha256_file(value)
-    question = sha256_json({key: str(value) for key, value in asked.items()})[:12]
+    question = short_hash(sha256_json({key: str(value) for key, value in asked.items()}))
     return file_output(options.output / name, COMMAND, question=question, runs=identities(runs or ()))

@@ -26,7 +26,7 @@ def workers(text: str) -> int:
 
 def add_questions(planning: argparse.ArgumentParser, command: Callable[[argparse.Namespace], None]) -> None:
     """Add a sub-command per question, each of which runs the command."""
-    questions = planning.add_subparsers(title="questions", metavar="{power,errors,readers,looks,stop}", required=True)
+    questions = planning.add_subparsers(title="questions", metavar="QUESTION", required=True)
 
     def question(name: str, what: str, example: str) -> argparse.ArgumentParser:
         each = questions.add_parser(
@@ -44,9 +44,9 @@ def add_questions(planning: argparse.ArgumentParser, command: Callable[[argparse
         "--difference",
         type=float,
         default=0.01,
-        help="difference to detect; 0: power to show equivalence within --margin (%(default)s)",
+        help="difference to detect; 0: power to show equivalence within --margin (default: %(default)s)",
     )
-    power.add_argument("--power", type=float, default=0.8, help="target power (%(default)s)")
+    power.add_argument("--power", type=float, default=0.8, help="target power (default: %(default)s)")
     power.add_argument("--margin", type=float, help="also show the power for “on par” within ± this margin")
     _add_simulation(power, runs=[5, 10, 20], cases=[300, 1000, 3000], comparisons=1)
 
@@ -76,9 +76,11 @@ def add_questions(planning: argparse.ArgumentParser, command: Callable[[argparse
         type=int,
         nargs="+",
         default=[5, 10, 15, 20],
-        help="runs per configuration at each look (5 10 15 20)",
+        help="runs per configuration at each look (default: 5 10 15 20)",
     )
-    looks.add_argument("--difference", type=float, default=0.01, help="difference of the methods (%(default)s)")
+    looks.add_argument(
+        "--difference", type=float, default=0.01, help="difference of the methods (default: %(default)s)"
+    )
     _add_chance(looks)
 
     stop = question(
@@ -93,60 +95,90 @@ def add_questions(planning: argparse.ArgumentParser, command: Callable[[argparse
 
 def _add_readers(question: argparse.ArgumentParser) -> None:
     add = question.add_argument
-    add("--difference", type=float, default=0.05, help="true difference in AUROC, runs minus readers (%(default)s)")
+    add(
+        "--difference",
+        type=float,
+        default=0.05,
+        help="true difference in AUROC, runs minus readers (default: %(default)s)",
+    )
     add("--margin", type=float, help="non-inferiority margin; if given, non-inferiority is tested first")
-    add("--power", type=float, default=0.8, help="target power (%(default)s)")
-    add("--readers", type=int, nargs="+", default=[5, 10, 20], help="human readers (5 10 20)")
-    add("--runs", type=int, nargs="+", default=[10], help="runs of the configuration (10)")
-    add("--cases", type=int, nargs="+", default=[200, 400, 800], help="cases of the test set (200 400 800)")
+    add("--power", type=float, default=0.8, help="target power (default: %(default)s)")
+    add("--readers", type=int, nargs="+", default=[5, 10, 20], help="human readers (default: 5 10 20)")
+    add("--runs", type=int, nargs="+", default=[10], help="runs of the configuration (default: 10)")
+    add("--cases", type=int, nargs="+", default=[200, 400, 800], help="cases of the test set (default: 200 400 800)")
     add(
         "--blocks",
         type=int,
         default=1,
         help="number of blocks of a split-plot design, a reader reading the cases of one block "
-        "(%(default)s: fully crossed)",
+        "(default: %(default)s, fully crossed)",
     )
     add("--pilot", type=Path, nargs="+", help="scored runs that supply the variances, with --pilot-readers")
     add("--pilot-readers", type=Path, metavar="CSV", help="readers of the pilot's cases, as for compare --readers")
-    add("--auroc", type=float, help="mean AUROC of the readers (0.85)")
-    add("--reader-sd", type=float, help="standard deviation of AUROC between readers (0.042)")
-    add("--run-sd", type=float, help="standard deviation of AUROC between runs (0.01)")
-    add("--reader-correlation", type=float, help="correlation by the cases of two readers' AUROCs (0.43)")
-    add("--run-correlation", type=float, help="correlation by the cases of two runs' AUROCs (0.7)")
-    add("--cross-correlation", type=float, help="correlation by the cases of a run's and a reader's AUROC (0.3)")
-    add("--prevalence", type=float, help="share of positive cases (that of the pilot, or 0.3)")
-    add("--alpha", type=float, default=0.05, help="two-sided type-I error (%(default)s)")
-    add("--comparisons", type=int, default=1, help="configurations compared with the readers (%(default)s)")
+    add("--auroc", type=float, help="mean AUROC of the readers (default: 0.85)")
+    add("--reader-sd", type=float, help="standard deviation of AUROC between readers (default: 0.042)")
+    add("--run-sd", type=float, help="standard deviation of AUROC between runs (default: 0.01)")
+    add("--reader-correlation", type=float, help="correlation by the cases of two readers' AUROCs (default: 0.43)")
+    add("--run-correlation", type=float, help="correlation by the cases of two runs' AUROCs (default: 0.7)")
+    add(
+        "--cross-correlation",
+        type=float,
+        help="correlation by the cases of a run's and a reader's AUROC (default: 0.3)",
+    )
+    add("--prevalence", type=float, help="share of positive cases (default: that of the pilot, or 0.3)")
+    add("--alpha", type=float, default=0.05, help="two-sided type-I error (default: %(default)s)")
+    add("--comparisons", type=int, default=1, help="configurations compared with the readers (default: %(default)s)")
     add("--output", type=Path, help="gets plan-readers.json")
 
 
 def _add_simulation(question: argparse.ArgumentParser, *, runs: list[int], cases: list[int], comparisons: int) -> None:
     """Options of the questions that draw studies."""
     add = question.add_argument
-    add("--metric", choices=("auroc", "ap", "score"), default="auroc", help="metric of the difference (%(default)s)")
-    add("--runs", type=int, nargs="+", default=runs, help=f"runs per configuration ({_spaced(runs)})")
-    add("--cases", type=int, nargs="+", default=cases, help=f"cases of the test set ({_spaced(cases)})")
+    add(
+        "--metric",
+        choices=("auroc", "ap", "score"),
+        default="auroc",
+        help="metric of the difference (default: %(default)s)",
+    )
+    add("--runs", type=int, nargs="+", default=runs, help=f"runs per configuration (default: {_spaced(runs)})")
+    add("--cases", type=int, nargs="+", default=cases, help=f"cases of the test set (default: {_spaced(cases)})")
     add("--pilot", type=Path, nargs="+", help="scored runs that supply metric, prevalence and variances")
-    add("--comparisons", type=int, default=comparisons, help="number of comparisons in the family (%(default)s)")
-    add("--auroc", type=float, default=0.88, help="AUROC of the first configuration (%(default)s)")
+    add(
+        "--comparisons",
+        type=int,
+        default=comparisons,
+        help="number of comparisons in the family (default: %(default)s)",
+    )
+    add("--auroc", type=float, default=0.88, help="AUROC of the first configuration (default: %(default)s)")
     add(
         "--method-share",
         type=float,
         default=0.3,
-        help="share of method × case in the variance of likelihoods; 0.05 for losses of one network (%(default)s)",
+        help="share of method × case in the variance of likelihoods; 0.05 for losses of one network "
+        "(default: %(default)s)",
     )
-    add("--prevalence", type=float, default=0.3, help="share of positive cases (%(default)s)")
+    add("--prevalence", type=float, default=0.3, help="share of positive cases (default: %(default)s)")
     add("--output", type=Path, help="gets plan.json")
-    add("--workers", type=workers, default=1, help="processes; the result does not depend on them (%(default)s)")
+    add(
+        "--workers",
+        type=workers,
+        default=1,
+        help="processes; the result does not depend on them (default: %(default)s)",
+    )
     _add_chance(question)
 
 
 def _add_chance(question: argparse.ArgumentParser) -> None:
     add = question.add_argument
-    add("--alpha", type=float, default=0.05, help="two-sided type-I error (%(default)s)")
-    add("--run-sd", type=float, default=0.01, help="standard deviation of the metric between runs (%(default)s)")
-    add("--studies", type=int, default=400, help="simulated studies per row (%(default)s)")
-    add("--seed", type=int, default=0, help="random seed (%(default)s)")
+    add("--alpha", type=float, default=0.05, help="two-sided type-I error (default: %(default)s)")
+    add(
+        "--run-sd",
+        type=float,
+        default=0.01,
+        help="standard deviation of the metric between runs (default: %(default)s)",
+    )
+    add("--studies", type=int, default=400, help="simulated studies per row (default: %(default)s)")
+    add("--seed", type=int, default=0, help="random seed (default: %(default)s)")
 
 
 def _spaced(numbers: list[int]) -> str:

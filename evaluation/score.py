@@ -14,7 +14,7 @@ from pathlib import Path
 
 from contract.archive.marksheet import contradictions
 from contract.archive.patients import FILE as PATIENTS
-from contract.archive.patients import patients_by_case, said_patients
+from contract.archive.patients import parse_patients_option, patients_by_case
 from contract.card import Card
 from contract.errors import OncoduetError
 from contract.files.atomic import atomic_file
@@ -25,7 +25,7 @@ from contract.outputs import Output, require_apart, require_folder, require_unow
 from contract.process.workers import Workers
 from contract.provenance import writer
 from contract.records import Metrics, MetricsRecord, Source, write_record
-from contract.text import first_few
+from contract.text import first_few, short_hash
 from evaluation.inputs.one_case import read_one, read_with
 from evaluation.inputs.predictions import SOURCE, PredictionSet, find_prediction_sets
 from evaluation.inputs.truth import CaseOfTruth, OnMissing, TruthFolder, find_truth
@@ -35,7 +35,7 @@ from evaluation.matching import picai, strict
 from evaluation.matching.cases import Case, LesionTruth, MatchingRule, ScoredCase
 from evaluation.matching.hit_criteria import HIT_CRITERIA, HitCriterion, match_with
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, sensitivity_key
-from evaluation.metrics.summary import picai_metrics, strict_metrics
+from evaluation.metrics.run_metrics import picai_metrics, strict_metrics
 
 COMMAND = "evaluation score"
 METRICS_FILE = "metrics.json"
@@ -134,8 +134,8 @@ def score(
     Raises
     ------
     OncoduetError
-        The input is faulty, or the output holds other scores or files of other origin under the same names; nothing
-        is written then.
+        The input is faulty, or the output holds other scores or files not written by oncoduet under the same names;
+        nothing is written then.
     """
     require_apart(output, predictions=predictions, truth=truth)
     require_folder(output)
@@ -226,7 +226,7 @@ def _with_source(runs: Sequence[PredictionSet], named: RunName, folder: Path) ->
 
 def _key(source: Source) -> str:
     place = f"fold {source.fold} restart {source.restart}"
-    return f"{source.configuration} {place} ({sha256_json(sorted(source.runs))[:12]})"
+    return f"{source.configuration} {place} ({short_hash(sha256_json(sorted(source.runs)))})"
 
 
 @dataclass(frozen=True)
@@ -373,7 +373,7 @@ def write_rows(cases: Sequence[ScoredCase], folder: Path) -> None:
 
 def _patients(truth: TruthFolder, words: str | None) -> dict[str, str] | None:
     """Patients to be recorded: where the ids are ambiguous."""
-    said = ({}, None) if words is None else said_patients(words)
+    said = ({}, None) if words is None else parse_patients_option(words)
     try:
         found = truth.patients(said)
     except OncoduetError as error:

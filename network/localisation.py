@@ -17,7 +17,8 @@ from scipy import ndimage
 
 from contract.card import Card, KeepNear, Localisation
 from contract.errors import OncoduetError
-from contract.images.volume import Box, Float32Array, Grid, Volume
+from contract.images.grid import Box, Grid
+from contract.images.volume import Float32Array, Volume
 from network.placement import Placement, target_spacing_mm_zyx
 
 TRAINING_SLACK_VOXELS = 2

@@ -22,18 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.card import Card, Geometry
-from contract.images.volume import (
-    NATIVE,
-    Axes,
-    Box,
-    Float32Array,
-    Grid,
-    Volume,
-    along_axes,
-    axes_to_lps,
-    part_of,
-    resample,
-)
+from contract.images.grid import NATIVE, Axes, Box, Grid, along_axes, axes_to_lps, part_of
+from contract.images.volume import Float32Array, Volume, resample
 
 
 @dataclass(frozen=True)

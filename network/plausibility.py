@@ -19,8 +19,9 @@ import numpy as np
 
 from contract.card import Card, Channel
 from contract.errors import OncoduetError
+from contract.images.grid import covered_share, same_grid
 from contract.images.plausible_extent import doubt_of_lesions
-from contract.images.volume import Float32Array, Volume, covered_share, same_grid
+from contract.images.volume import Float32Array, Volume
 
 EXTREMES = (0.5, 99.5)
 """Percentiles that count as an image's lowest and highest value."""

@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.errors import OncoduetError
-from contract.images.volume import Box, Float32Array, LabelArray
+from contract.images.grid import Box
+from contract.images.volume import Float32Array, LabelArray
 from network.plans import CONFIGURATION, full_resolution, require_plans
 from network.resampling import resample_by_slabs
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from contract.images.volume import Box
+from contract.images.grid import Box
 from network.device import Precision
 from network.malloc import freed_memory_kept
 from network.precision import computing_in

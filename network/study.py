@@ -13,18 +13,8 @@ import numpy as np
 
 from contract.archive.studies import check_geometry
 from contract.card import Card
-from contract.images.volume import (
-    Float32Array,
-    Grid,
-    LabelArray,
-    Volume,
-    along_axes,
-    read_grid,
-    read_label,
-    read_volume,
-    require_same_grid,
-    resample,
-)
+from contract.images.grid import Grid, along_axes, require_same_grid
+from contract.images.volume import Float32Array, LabelArray, Volume, read_grid, read_label, read_volume, resample
 from network.placement import Placement, card_axes
 from network.plausibility import compare_channels, require_plausible, require_plausible_truth
 

@@ -50,7 +50,8 @@ def _archive_parser() -> argparse.ArgumentParser:
         "--population",
         choices=POPULATIONS,
         default="training",
-        help="external: other patients at the same seed, and a scanner with other intensity statistics",
+        help="external: other patients at the same seed, and a scanner with other intensity statistics "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--shuffle-labels", action="store_true", help="control: every study gets another study's lesions, elsewhere"

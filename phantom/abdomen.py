@@ -13,7 +13,8 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from contract.images.volume import Float32Array, Grid
+from contract.images.grid import Grid
+from contract.images.volume import Float32Array
 from phantom import tissue_layers
 from phantom.cohort import CasePlan, LesionVolumes
 from phantom.shapes import Ellipsoid, RandomField, Shape, Tube, Vector, Within

@@ -87,7 +87,7 @@ def write_archive(order: Order, output: Path, *, on_case: Callable[[], None] = l
     """Write the ordered archive into a folder: all of it or nothing.
 
     Raises ``OncoduetError``: no generator makes the card's channels; there are no cases or too many; the folder already
-    holds other patients, another archive, or files of other origin; there is nothing to shuffle.
+    holds other patients, another archive, or files not written by oncoduet; there is nothing to shuffle.
 
     Parameters
     ----------

@@ -51,7 +51,7 @@ def draw_sheet(card: Card, archive: Path, output: Path) -> None:
     """Draw the sample sheet of a phantom archive as PNG.
 
     Raises ``OncoduetError``: no generator makes the card's channels; there is no marksheet of a phantom archive; labels
-    were shuffled; a kind of study is missing; the output is a file of other origin or in the archive.
+    were shuffled; a kind of study is missing; the output is a file not written by oncoduet or in the archive.
     """
     generator = generator_for(card)
     require_apart(output, archive=archive)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from contract.images.volume import Grid, Volume
+from contract.images.grid import Grid
+from contract.images.volume import Volume
 from phantom.abdomen import Anatomy, Layer, draw_anatomy, draw_lesions, label_organs, render
 from phantom.cohort import CasePlan, Population
 from phantom.noise import with_ct_noise

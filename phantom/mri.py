@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from contract.images.volume import Float32Array, Grid, Volume
+from contract.images.grid import Grid
+from contract.images.volume import Float32Array, Volume
 from phantom.cohort import CasePlan, Population
 from phantom.noise import with_rician_noise
 from phantom.prostate import Anatomy, Layer, TissueMaps, draw_anatomy, draw_lesions, render

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from contract.images.volume import Float32Array, Grid
+from contract.images.grid import Grid
+from contract.images.volume import Float32Array
 from phantom.study import blurred
 
 

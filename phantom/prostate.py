@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from contract.images.volume import Float32Array, Grid
+from contract.images.grid import Grid
+from contract.images.volume import Float32Array
 from phantom import tissue_layers
 from phantom.cohort import CasePlan, LesionVolumes
 from phantom.shapes import Between, Ellipsoid, RandomField, Shape, Within

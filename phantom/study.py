@@ -9,7 +9,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from contract.card import Card
-from contract.images.volume import Float32Array, Grid, Volume
+from contract.images.grid import Grid
+from contract.images.volume import Float32Array, Volume
 from phantom.shapes import Vector
 from phantom.tissue_layers import Distractor, DrawnLesion
 

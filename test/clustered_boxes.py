@@ -1,10 +1,12 @@
-"""Boxes of a study as a bundle of networks that find boxes gives them."""
+"""Boxes that detectors find in a study, and the deltas by which a detector gives a box."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from network.detection.boxes import centres, sizes
 from network.detection.clustering import BoxPostprocessing, ScoredBoxes
 from network.detection.inference import Detector, find_boxes
 
@@ -14,3 +16,12 @@ def predict_boxes(
 ) -> ScoredBoxes:
     """What all members find together, clustered by a rule."""
     return find_boxes(detectors, data, score_threshold=rule.score_threshold, **options).clustered(rule)
+
+
+def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """Deltas that :func:`network.detection.boxes.decode` makes into these boxes."""
+    anchor_sizes = sizes(anchors)
+    return torch.cat(
+        [(centres(boxes) - centres(anchors)) / anchor_sizes, (sizes(boxes) / anchor_sizes).log()],
+        dim=-1,
+    )

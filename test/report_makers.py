@@ -12,7 +12,7 @@ from evaluation.metrics.scored_runs import group_by_configuration, read_scored_r
 from evaluation.report.text.paper import paper_text
 from evaluation.statistics.analysis_file import EXPLORATORY
 from evaluation.statistics.configurations.comparison import compare_configurations
-from evaluation.statistics.verdict import ConfigurationSummary, MetricSummary, Verdict
+from evaluation.statistics.verdict_records import ConfigurationSummary, MetricSummary, Verdict
 
 WHOLE = 'primary = "auroc"\nsubgroups = ["center"]\n[margin]\nauroc = 0.1\n[readers]\nmargin = 0.1\nthreshold = 1.0\n'
 

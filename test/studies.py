@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from contract.card import Card
-from contract.images.volume import Float32Array, Grid, LabelArray
+from contract.images.grid import Grid
+from contract.images.volume import Float32Array, LabelArray
 from network.placement import Placement
 from network.study import classes_on, read_scan, read_truth, stack
 

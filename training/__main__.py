@@ -247,7 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tensorboard", action="store_true", help="write event files into the run's folder tensorboard")
     _add_moved(add, "--archive", since="`prepare`")
     _add_localisation(add, "--output")
-    add("--seed", type=int, default=0, help="base of the run's seed (default 0)")
+    add("--seed", type=int, default=0, help="base of the run's seed (default: 0)")
     _add_device(add)
 
     add = command("campaign", _campaign, "train all missing runs of a campaign file")
@@ -296,26 +296,27 @@ def _add_prepare(add: Callable[..., argparse.Action]) -> None:
     add("--card", required=True, help="name in contract/cards, or path of a .toml file")
     add("--archive", type=Path, required=True, help="folder of studies with labels/")
     add("--output", type=Path, required=True, help="folder for the prepared dataset")
-    add("--folds", type=int, default=5, help="number of folds (default 5)")
-    add("--seed", type=int, default=0, help="seed of the folds (default 0)")
+    add("--folds", type=int, default=5, help="number of folds (default: 5)")
+    add("--seed", type=int, default=0, help="seed of the folds (default: 0)")
     add("--replace", action="store_true", help="replace an existing dataset of other studies, folds or card")
     add(
         "--patients",
         metavar="FILE|by-case|by-prefix",
-        help="who the patient of a case is: a CSV (case_id,patient_id), the case itself, or what is before its first _",
+        help="patient of each case, where the ids are ambiguous: a CSV file with case_id and patient_id, one patient "
+        "per case, or the text before the first _",
     )
     add(
         "--on-bad-study",
         choices=["stop", "skip"],
         default="stop",
-        help="name all faulty studies and stop (default), or leave them out; failures.json lists them",
+        help="name all faulty studies and stop, or leave them out; failures.json lists them (default: %(default)s)",
     )
     add(
         "--workers",
         type=int,
         default=1,
         metavar="N",
-        help="processes, a study in each at a time; the dataset does not depend on them (default 1)",
+        help="processes, a study in each at a time; the dataset does not depend on them (default: %(default)s)",
     )
 
 
@@ -330,7 +331,7 @@ def _add_making(add: Callable[..., argparse.Action]) -> None:
         "--executor",
         choices=["local", "slurm"],
         default="local",
-        help="where runs are trained: on this machine, or through Slurm",
+        help="where runs are trained: on this machine, or through Slurm (default: %(default)s)",
     )
     add(
         "--emit",
@@ -349,7 +350,7 @@ def _add_localisation(add: Callable[..., argparse.Action], run: str) -> None:
     add(
         "--localisation",
         type=Path,
-        help=f"finished run of stage 1 for predictions of stage 2; default: one of the same fold next to {run}",
+        help=f"finished run of stage 1 for predictions of stage 2 (default: one of the same fold next to {run})",
     )
 
 

@@ -74,7 +74,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Workplace:
+class TrainingContext:
     """Where a run is made, and its callbacks."""
 
     folder: RunFolder
@@ -151,14 +151,14 @@ class Engine(ABC):
         run.checkpoints(folder).require()
 
     @abstractmethod
-    def steps(self, run: RunIdentity, place: Workplace) -> Generator[None, None, Trained]:
+    def steps(self, run: RunIdentity, context: TrainingContext) -> Generator[None, None, Trained]:
         """Train or resume, in steps that may be interleaved with those of other runs; asked by ``run``.
 
         Raises ``OncoduetError``: the training diverges, or an input is wrong.
         """
 
     def finish(
-        self, run: RunIdentity, place: Workplace, weights: "dict[str, torch.Tensor] | None"
+        self, run: RunIdentity, context: TrainingContext, weights: "dict[str, torch.Tensor] | None"
     ) -> Mapping[str, str]:
         """Write what belongs to the weights that were chosen; returns its hashes, by name, for the record's parents.
 
@@ -194,7 +194,7 @@ class Engine(ABC):
     def programs_folder(self, folder: RunFolder) -> Path | None:
         """The folder below ``work`` in which the programs of another project write while they train; None: no such.
 
-        Asked by ``run`` before a training resumes and after its end; see :mod:`training.run_folder.workplace`.
+        Asked by ``run`` before a training resumes and after its end; see :mod:`training.run_folder.foreign_programs`.
         """
         return None
 

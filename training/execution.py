@@ -25,14 +25,14 @@ from contract.records import (
 from network.device import Device, Kind, choose_device, free_device_memory, memory_or_refuse, require_same_device
 from training.dataloading.training_set import Place
 from training.dataset.archive_stamps import reachable_archive, recorded_archive, unchanged_archive
-from training.engine import Workplace
+from training.engine import TrainingContext
 from training.interleaving import Steps, interleave, run_to_end
 from training.memory_bill import begun_with, choose_training_set
 from training.run import Run, existing_record, made_files
 from training.run_folder.folder import RunFolder, says
+from training.run_folder.foreign_programs import remove_untouched
 from training.run_folder.lock import work_lock
 from training.run_folder.logs import open_log
-from training.run_folder.workplace import remove_untouched
 from training.validation.checkpoint_selection import NEED, select
 
 logger = logging.getLogger(__name__)
@@ -312,7 +312,7 @@ def _make_model(
             request.on_epoch(epochs[-1])
 
     earlier_s = progress.get("wall_s", 0.0), progress.get("cpu_s", 0.0)
-    place = Workplace(
+    context = TrainingContext(
         folder,
         where.device,
         where.training_set or "device",
@@ -322,14 +322,14 @@ def _make_model(
         on_progress=note,
     )
     with closing(curves):
-        trained = yield from run.engine.steps(run, place)
+        trained = yield from run.engine.steps(run, context)
     weights = trained.weights
     more_parents = {what: sha256_file(path) for what, path in run.files_before_weights(folder).items()}
     if run.keep == "detection":
         chosen = select(run, folder, device=where.device, archive=options.archive, localisation=options.localisation)
         weights = load_weights(chosen)
         more_parents["selection"] = sha256_file(folder.selection)
-    more_parents |= run.engine.finish(run, place, weights)
+    more_parents |= run.engine.finish(run, context, weights)
     if weights is not None:
         with folder.writing(folder.weights) as partial:
             save_weights(partial, weights)

@@ -19,7 +19,7 @@ from training.engine import Engine, engine_named, load_configuration
 from training.profile import load_profile
 from training.run_folder import environment
 from training.run_folder.folder import RunFolder
-from training.run_folder.workplace import require_untouched
+from training.run_folder.foreign_programs import require_untouched
 from training.run_identity import RunIdentity
 
 
@@ -138,8 +138,8 @@ def plan_run(
 def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_made: bool = True) -> RunRecord | None:
     """What the folder says of this run, or None where it says nothing, or only that another was planned.
 
-    Raises ``OncoduetError``: the folder holds another run, this one on other data, or files of other origin under a
-    run's names; it cannot be written to; ``resume`` without a checkpoint.
+    Raises ``OncoduetError``: the folder holds another run, this one on other data, or files not written by oncoduet
+    under a run's names; it cannot be written to; ``resume`` without a checkpoint.
 
     Parameters
     ----------

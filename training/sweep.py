@@ -114,8 +114,8 @@ def sweep_maps(
 
     Raises ``OncoduetError``: a run is not finished or sound, finds no boxes, or is of another card than the first; its
     dataset or archive cannot be reached or has changed; there is no finished run of stage 1; ``output`` holds
-    predictions of another network or files of other origin; a study cannot be predicted or scored; a run's folder
-    cannot be written to.
+    predictions of another network or files not written by oncoduet; a study cannot be predicted or scored; a run's
+    folder cannot be written to.
 
     Parameters
     ----------

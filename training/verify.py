@@ -16,6 +16,7 @@ from contract.card import load_card
 from contract.errors import OncoduetError
 from contract.files.reading import read_json, sha256_file, sha256_json
 from contract.records import RunRecord, SelectionRecord, read_record
+from contract.text import short_hash
 from training.dataset.archive_stamps import recorded_archive, unchanged_archive
 from training.dataset.prepared import LOCALISATION, Prepared, load_prepared
 from training.dataset.prepared import RECORD as PREPARED
@@ -202,10 +203,10 @@ def _same(path: Path, expected: str | None, found: Callable[[], str]) -> None:
     if expected is None:
         raise _UncheckedError("run.json does not name its hash")
     if not path.exists():
-        raise OncoduetError(path, f"file with the hash {expected[:12]}… not found")
+        raise OncoduetError(path, f"file with the hash {short_hash(expected)}… not found")
     sha256 = found()
     if sha256 != expected:
-        raise OncoduetError(path, expected=f"the hash {expected[:12]}…", found=f"{sha256[:12]}…")
+        raise OncoduetError(path, expected=f"the hash {short_hash(expected)}…", found=f"{short_hash(sha256)}…")
 
 
 def _sha256_json_file(path: Path) -> str:

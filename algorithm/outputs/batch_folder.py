@@ -136,7 +136,7 @@ class BatchFolder:
             raise OncoduetError(
                 min(foreign),
                 expected="only predictions in a study's folder that is to be replaced",
-                found="a file of other origin; move it away",
+                found="a file not written by oncoduet; move it away",
             )
         for name, sha256 in (record.outputs if record else {}).items():
             if (case / name).exists() and sha256_file(case / name) != sha256:

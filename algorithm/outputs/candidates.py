@@ -231,7 +231,7 @@ def _parts(remaining: Probability, *, minimum_voxels: int, skip_small: bool) -> 
         threshold = highest / remaining.dtype.type(PEAK_FRACTION)
         ties = order[place : np.searchsorted(falling, falling[place], side="right")]
         if visited > MOST_VISITS * remaining.size:
-            raise OncoduetError("probability map", expected="compact lesions", found="thousands of winding ones")
+            raise OncoduetError("probability map", "too scattered to extract candidates")
         parts = _around(remaining, ties, threshold, minimum_voxels)
         if parts is not None:
             yield from parts

@@ -33,7 +33,8 @@ from algorithm.prediction.options import DEFAULTS, PredictionOptions
 from contract.archive.studies import read_grids
 from contract.card import Card, Localisation
 from contract.errors import OncoduetError
-from contract.images.volume import Box, Float32Array, Grid, Volume
+from contract.images.grid import Box, Grid
+from contract.images.volume import Float32Array, Volume
 from contract.records import Member
 from contract.text import one_line
 from network.detection.clustering import BoxPostprocessing

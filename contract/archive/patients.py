@@ -140,8 +140,8 @@ def _require_one_spelling(patients: Iterable[str], source: object) -> None:
                 source,
                 expected="one spelling of each patient",
                 found=(
-                    f"{other}, {patient}: one patient or several? Say it by {FILE} (case_id,patient_id; one name, or "
-                    "names that differ in more), or --patients by-case"
+                    f"{other}, {patient}; name their patients in {FILE} (case_id,patient_id; one name, or names that "
+                    "differ in more) or pass --patients by-case"
                 ),
             )
 
@@ -175,8 +175,8 @@ def _require_whole(
                 source,
                 expected=f"the patients of all cases of {group}, or of none",
                 found=(
-                    f"that of {said[group]}, and not that of {case_id}: one patient or several? "
-                    f"Say it by {FILE} (case_id,patient_id)"
+                    f"that of {said[group]}, and not that of {case_id}; "
+                    f"name their patients in {FILE} (case_id,patient_id)"
                 ),
             )
 
@@ -194,8 +194,8 @@ def _require_unparted(case_ids: Iterable[str], unnamed: Container[str], source: 
                 source,
                 expected="ids that tell the patient",
                 found=(
-                    f"{members[0]}, {members[1]} ({len(members)} cases begin with {prefix}): one patient or "
-                    f"several? Say it by {FILE} (case_id,patient_id), or by --patients by-case"
+                    f"{members[0]}, {members[1]} ({len(members)} cases begin with {prefix}); "
+                    f"name their patients in {FILE} (case_id,patient_id) or pass --patients by-case"
                 ),
             )
 
@@ -208,8 +208,8 @@ def ambiguous(
         source,
         expected=expected,
         found=(
-            f"{case_ids[0]}, {case_ids[1]} ({len(case_ids)} {of_what}{what}): one patient or several? "
-            f"Say it by {FILE} (case_id,patient_id), or --patients by-case or by-prefix"
+            f"{case_ids[0]}, {case_ids[1]} ({len(case_ids)} {of_what}{what}); "
+            f"name their patients in {FILE} (case_id,patient_id) or pass --patients by-case or by-prefix"
         ),
     )
 
@@ -231,7 +231,7 @@ def read_patients(path: Path) -> dict[str, str]:
     return found
 
 
-def said_patients(words: str) -> tuple[dict[str, str], PatientRule | None]:
+def parse_patients_option(words: str) -> tuple[dict[str, str], PatientRule | None]:
     """The value of ``--patients``: one of the two rules, or the path of a table like ``patients.csv``.
 
     Raises ``OncoduetError`` as :func:`read_patients`.

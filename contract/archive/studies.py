@@ -22,18 +22,19 @@ from contract.archive.patients import (
     MOST_STUDIES,
     TELLING,
     ambiguous,
+    parse_patients_option,
     patients_by_case,
     read_patients,
     require_folders_apart,
     require_rows,
-    said_patients,
 )
 from contract.card import Card, Geometry
 from contract.errors import OncoduetError
 from contract.files.case_folders import case_name
 from contract.files.reading import read_json
+from contract.images.grid import Grid, covered_share, fields_of_view_meet, require_same_grid
 from contract.images.plausible_extent import require_plausible_extent
-from contract.images.volume import Grid, covered_share, fields_of_view_meet, read_grid, require_same_grid
+from contract.images.volume import read_grid
 from contract.names import require_case_id
 from contract.text import SHOWN, first_few, one_line
 
@@ -155,7 +156,7 @@ def archive_patients(archive: Path, studies: Iterable[Study], said: str | None =
     said
         The words of ``--patients``: a rule, or the path of a table.
     """
-    table, rule = said_patients(said) if said else ({}, None)
+    table, rule = parse_patients_option(said) if said else ({}, None)
     given = (read_patients(archive / PATIENTS) if (archive / PATIENTS).is_file() else {}) | table
     by_folder: dict[str, list[str]] = {}
     for study in studies:

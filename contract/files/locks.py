@@ -41,8 +41,8 @@ def exclusive_lock(
 ) -> Iterator[None]:
     """Hold a lock file, for this process only.
 
-    Raises ``OncoduetError``: another process holds the lock; the file is a link, of other origin or cannot be written
-    to.
+    Raises ``OncoduetError``: another process holds the lock; the file is a link, was not written by oncoduet or cannot
+    be written to.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def exclusive_lock(
             break
         lock.seek(0)
         if not is_own(lock.read(_LONGEST)):
-            raise OncoduetError(path, "a file of other origin; move it away")
+            raise OncoduetError(path, "a file not written by oncoduet; move it away")
         if not holder or taken == "lease":
             yield
             return

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from contract.card import Geometry
 from contract.errors import OncoduetError
-from contract.images.volume import Grid
+from contract.images.grid import Grid
 
 _UNITS = {1e-3: "micrometres", 1e-2: "hundredths of a millimetre", 0.1: "tenths of a millimetre"}
 _UNITS |= {10.0: "centimetres", 25.4: "inches", 1000.0: "metres"}

@@ -5,6 +5,7 @@ after Ctrl-C, SIGTERM or SIGHUP (one line); or 141 if its output is no longer re
 """
 
 import argparse
+import math
 import select
 import signal
 import sys
@@ -39,6 +40,22 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+def positive_number(text: str) -> float:
+    """A finite number above 0, for the ``type`` of an option."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
+    return number
+
+
+def positive_count(text: str) -> int:
+    """A whole number from 1, for the ``type`` of an option."""
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
+    return count
+
+
 class _UnreadError(BaseException):
     """stdout is no longer read; no ``Exception``, so that it is not handled as a failure."""
 
@@ -61,9 +78,9 @@ def run_command(parse: Callable[[], Options], work: Callable[[Options], object],
         with signals_as_exceptions():
             log()
             options = parse()
-            code, said = _told_to_a_reader(lambda: work(options))
+            code, said = _unless_stdout_closed(lambda: work(options))
             if code == 0:
-                code, said = _told_to_a_reader(require_stdout_written)
+                code, said = _unless_stdout_closed(require_stdout_written)
             if said:
                 say(said)
             return code
@@ -77,7 +94,7 @@ def run_command(parse: Callable[[], Options], work: Callable[[Options], object],
         forget_unwritten()
 
 
-def _told_to_a_reader(command: Callable[[], object]) -> Ending:
+def _unless_stdout_closed(command: Callable[[], object]) -> Ending:
     """Run a command, which ends silently when its output is no longer read."""
 
     def run() -> None:

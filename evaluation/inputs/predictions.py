@@ -27,7 +27,7 @@ from contract.outputs import require_as_written, require_unedited
 from contract.records import Source, StudyRecord, read_record
 from contract.sockets import Job, read_jobs, single_image
 from contract.tables import read_table
-from contract.text import first_few
+from contract.text import first_few, short_hash
 from evaluation.inputs.case_files import images_by_case, likelihoods_by_case
 from evaluation.inputs.truth import OnMissing, TruthFolder
 from evaluation.matching.cases import MatchingRule, PredictionFiles
@@ -271,7 +271,7 @@ def _require_unedited(folder: Path, predictions: Mapping[str, PredictionFiles], 
             raise OncoduetError(job / STUDY, expected=f"the record of {job.name}", found=record.case_id)
         methods.append(record.method_sha256)
         if methods[0] != record.method_sha256:
-            found = f"one by others ({(record.method_sha256 or 'not recorded')[:12]})"
+            found = f"one by others ({short_hash(record.method_sha256, 'not recorded')})"
             raise OncoduetError(
                 job / STUDY, expected="a prediction by the networks and settings of this run", found=found
             )
@@ -313,6 +313,6 @@ def _require_no_other_rule(folder: Path, claimed: Card, truth: TruthFolder) -> N
     if not MatchingRule.of(claimed).reads_alike(MatchingRule(), truth.label_values()):
         raise OncoduetError(
             folder,
-            f"scored by the predictions' card {claimed.name} the result would differ, and predictions do not choose "
-            "the rule; give --card, or a card.toml in the truth folder",
+            f"the predictions name card {claimed.name}, which would give other scores; choose the card with --card or "
+            "put card.toml into the truth folder",
         )

@@ -93,8 +93,8 @@ class TruthFolder:
         Parameters
         ----------
         said
-            What ``--patients`` says (:func:`contract.archive.patients.said_patients`): patients by case id, or a rule
-            that counts before what the folder says.
+            What ``--patients`` says (:func:`contract.archive.patients.parse_patients_option`): patients by case id, or
+            a rule that counts before what the folder says.
 
         Raises
         ------

@@ -24,7 +24,7 @@ import numpy as np
 
 from contract.errors import OncoduetError
 from contract.files.atomic import atomic_file
-from contract.images.volume import Grid
+from contract.images.grid import Grid
 from contract.outputs import require_folder
 from evaluation.masks.sparse_image import Foreground, LabelMap, read_label_map
 

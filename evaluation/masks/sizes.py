@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from contract.images.volume import Grid
+from contract.images.grid import Grid
 from evaluation.masks.components import Components, Int64Array
 
 _POINTS_AT_ONCE = 2_000

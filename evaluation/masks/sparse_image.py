@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.errors import OncoduetError
+from contract.images.grid import Grid
 from contract.images.image_header import ImageHeader
-from contract.images.volume import Grid, grid_of, whole_labels
+from contract.images.volume import grid_of, whole_labels
 from contract.images.whole_image import PIECE_BYTES, read_header, read_voxels, voxel_pieces
 
 Int64Array = npt.NDArray[np.int64]

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from contract.card import Card
 from contract.errors import OncoduetError
 from contract.files.reading import read_json, sha256_json
+from contract.images.grid import Grid, require_same_grid
 from contract.images.plausible_extent import doubt_of_lesions
 from contract.images.probability import ROUNDING, as_probabilities
-from contract.images.volume import Grid, require_same_grid
 from evaluation.masks.components import Components, ScatteredError, connect
 from evaluation.masks.sizes import Size
 from evaluation.masks.sparse_image import Foreground, LabelMap, open_image, read_confidences

@@ -26,6 +26,7 @@ from contract.names import require_case_id
 from contract.outputs import require_unedited
 from contract.records import Metrics, MetricsRecord, Source, read_record
 from contract.tables import LARGEST_NUMBER
+from contract.text import short_hash
 from evaluation.matching.hit_criteria import HIT_CRITERIA, HitCriterion
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, sensitivity_key
 from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet, weighted_ap, weighted_auroc
@@ -167,11 +168,6 @@ def with_patients(truth: TestSet, by_case: Mapping[str, str]) -> TestSet:
 def in_nfc(patients: Mapping[str, str]) -> dict[str, str]:
     """Patients by case, with the cases' names in Unicode's form NFC."""
     return {case_name(case_id): patient for case_id, patient in patients.items()}
-
-
-def short_hash(sha256: str | None) -> str:
-    """The first digits of a hash, for messages."""
-    return "none" if sha256 is None else sha256[:12]
 
 
 def _read_cases(path: Path) -> tuple[TestSet, FloatArray]:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from contract.archive.patients import patients_by_case, said_patients
+from contract.archive.patients import parse_patients_option, patients_by_case
 from contract.errors import OncoduetError
 from contract.files.reading import sha256_json
 from contract.records import MetricsRecord, Record, Source, read_record
-from evaluation.metrics.agreement import require_agreement, with_common_folds
+from evaluation.metrics.comparable_runs import require_agreement, with_common_folds
 from evaluation.metrics.outcomes import TestSet
 from evaluation.metrics.scored_run import ScoredRun, in_nfc, read_scored_run, with_patients
 
@@ -39,7 +39,7 @@ def read_scored_runs(scores: Sequence[Path], *, patients: str | None = None) -> 
     read = [(folder, read_scored_run(folder)) for folder in folders]
     read.sort(key=lambda pair: _order(pair[1]))
     if patients is not None:
-        given, rule = said_patients(patients)
+        given, rule = parse_patients_option(patients)
         given = in_nfc(given)
         recorded = {_recorded(run.truth): folder for folder, run in reversed(read)}
         named = {

@@ -1,8 +1,8 @@
 """Interim analyses of a running campaign: whether it can stop early, without more false positives.
 
 The analysis file declares the looks, as runs per configuration. At each look the run-level p after Holm is compared
-with the level of that look (:mod:`evaluation.statistics.boundaries`): early ones are strict and cost little, and nearly
-all of alpha is left for the last. Between looks nothing is tested, so nothing is spent twice.
+with the level of that look (:mod:`evaluation.statistics.alpha_spending`): early ones are strict and cost little, and
+nearly all of alpha is left for the last. Between looks nothing is tested, so nothing is spent twice.
 
 A comparison is *shown* (stop), *out of reach* (stop: even if every run still to come favoured one side, the last look
 could not show it), or *open* (continue). Where a primary metric is declared, only its comparisons decide. All of this
@@ -25,8 +25,8 @@ from evaluation.metrics.scored_run import ScoredRun
 from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
 from evaluation.planning.plan_record import AnswerTable
 from evaluation.statistics.adjustment import holm
+from evaluation.statistics.alpha_spending import nominal_levels
 from evaluation.statistics.analysis_file import METRIC_NAMES, Analysis, Metric, read_analysis
-from evaluation.statistics.boundaries import nominal_levels
 from evaluation.statistics.configurations.run_level import common_folds, no_exchange, run_level, values_of
 from evaluation.statistics.resampling.random_streams import stream
 from evaluation.statistics.resampling.run_permutation import order_test, smallest_order_p

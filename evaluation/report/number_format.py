@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from decimal import Decimal
 
-from evaluation.statistics.verdict import Interval
+from evaluation.statistics.verdict_records import Interval
 
 _SHORT = 0.001
 

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from contract.files.atomic import write_text
+from contract.text import short_hash
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE_IN_REPORT
 from evaluation.metrics.hit_criterion_means import means_by_criterion
 from evaluation.metrics.operating_points import (
@@ -49,7 +50,7 @@ from evaluation.report.text.result_sentences import CODE_NAMES, answer
 from evaluation.report.text.verdict_paragraph import summary
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Metric
 from evaluation.statistics.conclusions import compared_metrics, is_shown, leading_metric, level_of
-from evaluation.statistics.verdict import Interaction, SubgroupPair, Verdict
+from evaluation.statistics.verdict_records import Interaction, SubgroupPair, Verdict
 
 REPORT_FILES = (
     "report.html",
@@ -252,10 +253,10 @@ def _provenance(run: ScoredRun) -> dict[str, Any]:
         "fold": source.fold,
         "restart": source.restart,
         "profile": source.profile,
-        "runs": [each[:12] for each in source.runs],
-        "bundle": source.bundle_sha256[:12] if source.bundle_sha256 else "–",
+        "runs": [short_hash(each) for each in source.runs],
+        "bundle": short_hash(source.bundle_sha256, "–"),
         "licence": source.data_licence,
-        "metrics": run.metrics_sha256[:12],
+        "metrics": short_hash(run.metrics_sha256),
         "strict": run.strict,
         "picai": run.picai,
     }

@@ -42,7 +42,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from contract.errors import OncoduetError
 from contract.names import duplicates
 from contract.schema import Frozen, Shown, parse_toml
-from evaluation.statistics.boundaries import nominal_levels
+from evaluation.statistics.alpha_spending import nominal_levels
 
 Metric = Literal["auroc", "ap", "score"]
 Endpoint = Literal["primary", "exploratory"]

@@ -6,15 +6,15 @@ two one-sided tests, adjusted likewise. Otherwise *undecided*: absence of eviden
 difference can be both shown and smaller than the margin; the sentence then says so.
 
 Whether the runs differ *on this test set* is another question, answered by a separate attribute
-(``run_level`` of :class:`~evaluation.statistics.verdict.PairVerdict`), with its own direction and sentence; it does
-not affect the code. A single trained run decides nothing about its configuration: two networks are compared as such
-(``networks``).
+(``run_level`` of :class:`~evaluation.statistics.verdict_records.PairVerdict`), with its own direction and sentence; it
+does not affect the code. A single trained run decides nothing about its configuration: two networks are compared as
+such (``networks``).
 """
 
 from collections.abc import Mapping
 
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Endpoint, Metric
-from evaluation.statistics.verdict import Code, Verdict
+from evaluation.statistics.verdict_records import Code, Verdict
 
 EXPLORATORY_NAME = "{metric} (exploratory)"
 """Name of a metric in sentences where another is declared primary."""

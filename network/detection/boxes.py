@@ -63,27 +63,12 @@ def giou(first: Tensor, second: Tensor) -> Tensor:
     return torch.where(enclosing > 0, overlap - 1 + covered, 0.0)
 
 
-def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """Code of boxes relative to anchors: the centre's shift in anchor sizes, and the logarithm of the growth.
-
-    Parameters
-    ----------
-    boxes, anchors
-        Of shape (..., 6), none degenerate.
-
-    Returns
-    -------
-    Deltas (..., 6): dz, dy, dx, then the logarithms of the sizes' ratios along z, y, x.
-    """
-    anchor_sizes = sizes(anchors)
-    return torch.cat(
-        [(centres(boxes) - centres(anchors)) / anchor_sizes, (sizes(boxes) / anchor_sizes).log()],
-        dim=-1,
-    )
-
-
 def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
-    """Boxes (..., 6) from deltas and their anchors: the inverse of :func:`encode` up to the bound on growth."""
+    """Boxes (..., 6) from deltas and their anchors.
+
+    A delta is the centre's shift along z, y, x in anchor sizes, and the logarithms of the sizes' ratios, whose growth
+    is bounded.
+    """
     anchor_sizes = sizes(anchors)
     centre = centres(anchors) + deltas[..., :3] * anchor_sizes
     half = anchor_sizes * deltas[..., 3:].clamp_max(LARGEST_LOG_GROWTH).exp() / 2

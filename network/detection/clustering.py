@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from contract.images.volume import Box
+from contract.images.grid import Box
 from contract.schema import Frozen
 
 Float64Array = npt.NDArray[np.float64]

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from contract.images.volume import Box, Float32Array
+from contract.images.grid import Box
+from contract.images.volume import Float32Array
 from network.detection.clustering import BoxPostprocessing, ScoredBoxes, cluster, expected_predictions, joined
 from network.detection.segmentation import AveragedSegmentation
 from network.detection.tiles import boxes_of_tiles

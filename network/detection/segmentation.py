@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from contract.images.volume import Box, Float32Array
+from contract.images.grid import Box
+from contract.images.volume import Float32Array
 from network.sliding_window import NotFiniteError, gaussian_weight
 
 

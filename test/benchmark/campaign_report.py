@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from contract.card import load_card
 from contract.files.atomic import write_json, write_text
 from contract.files.reading import sha256_json
-from contract.images.volume import Grid, Volume, read_label, write_volume
+from contract.images.grid import Grid
+from contract.images.volume import Volume, read_label, write_volume
 from contract.records import Source, write_record
 from evaluation.inputs.truth import find_truth
 

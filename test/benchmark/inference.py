@@ -26,7 +26,8 @@ import numpy as np
 
 from contract.card import load_card
 from contract.files.atomic import write_json
-from contract.images.volume import Grid, Volume, write_volume
+from contract.images.grid import Grid
+from contract.images.volume import Volume, write_volume
 
 CARD = "cspca-picai"
 DATASET = "Dataset001_benchmark"

@@ -17,7 +17,8 @@ import numpy as np
 
 from algorithm.prediction.bundle import read_bundle
 from contract.archive.studies import find_studies
-from contract.images.volume import Grid, Volume, read_volume, resample, write_volume
+from contract.images.grid import Grid
+from contract.images.volume import Volume, read_volume, resample, write_volume
 
 SPACING_MM_XYZ = (0.75, 0.75, 1.0)
 NOISE_HU = 5.0

@@ -17,7 +17,8 @@ import numpy as np
 
 from contract.card import load_card
 from contract.files.reading import below, sha256_file
-from contract.images.volume import Grid, Volume, write_volume
+from contract.images.grid import Grid
+from contract.images.volume import Volume, write_volume
 
 CARD = "cspca-picai"
 AXES = (1, 0, 0, 0, 1, 0, 0, 0, 1)

@@ -4,7 +4,7 @@ from types import ModuleType
 import pytest
 
 from contract.records import read_record
-from evaluation.statistics.verdict import Verdict
+from evaluation.statistics.verdict_records import Verdict
 
 BENCHMARK = "campaign_report"
 

@@ -15,7 +15,7 @@ import pytest
 from paths import PROJECT
 
 from conformance.archives import folder_files
-from conformance.conditions import Place, workplace
+from conformance.conditions import Place, scratch_folder
 from conformance.container_engine import session
 from conformance.lesion_model import make_model
 from conformance.studies import FIRST, SECOND, make_study
@@ -60,7 +60,7 @@ def write(files, folder: Path) -> Path:
 
 def test_images_give_the_metrics_of_batch_and_score_to_four_decimals(engine, truth, studies, tmp_path):
     model = make_model(tmp_path / "model")
-    with session(engine) as used, workplace() as work:
+    with session(engine) as used, scratch_folder() as work:
         algorithm = Place(used, "oncoduet-algorithm-exec", work, model=folder_files(model))
         jobs, submission = [], {}
         for case_id, study in studies.items():

@@ -223,9 +223,10 @@ def test_the_same_study_again_gives_the_same_bytes(place, model, phantoms, phant
     study = phantoms / first.case_id.split("_")[0]
     second = predict(place, model, first.case_id, study, tmp_path, keys=["socket"])
     require_strict_outputs(second)
-    for path in first.output.rglob("*"):
-        if path.is_file():
-            assert path.read_bytes() == next(second.output.rglob(path.name)).read_bytes()
+    files = [path for path in first.output.rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        assert path.read_bytes() == next(second.output.rglob(path.name)).read_bytes()
 
 
 def test_phantoms_are_scored_from_the_platforms_listing(place, phantoms, phantom_predictions, tmp_path):

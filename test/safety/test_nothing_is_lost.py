@@ -316,12 +316,13 @@ def test_a_second_call_replaces_only_what_the_first_one_wrote(
         words[words.index("--archive") + 1] = _archive_with_every_kind(tmp_path)
     assert run(*words, row.option, output) == 0
     made = everything(tmp_path / "user")
-    for folder in [path for path in (tmp_path / "user").rglob("*") if path.is_dir()]:
+    for folder in [tmp_path / "user", *(path for path in (tmp_path / "user").rglob("*") if path.is_dir())]:
         (folder / "notes.txt").write_text("mine")
     assert run(*words, row.option, output) == 0
     after = everything(tmp_path / "user")
     assert set(after) >= set(made)
-    assert all(path.read_text() == "mine" for path in (tmp_path / "user").rglob("notes.txt"))
+    notes = list((tmp_path / "user").rglob("notes.txt"))
+    assert notes and all(path.read_text() == "mine" for path in notes)
 
 
 RUNS = "configuration,fold,restart,auroc,ap\n" + "".join(

@@ -23,7 +23,7 @@ from contract.process.signals import children_that_end_with_us, leave_last_word_
 from network.device import Kind
 from training.campaign.devices import CudaDevice, see_only
 from training.dataset.prepared import Fold
-from training.engine import Workplace
+from training.engine import TrainingContext
 from training.run import Run
 from training.run_folder.folder import RunFolder
 
@@ -115,9 +115,9 @@ def timed_steps(run: Run, folder: Path, device: Kind) -> list[float]:
     def seconds(before: Any, after: Any) -> float:
         return float(before.elapsed_time(after) / 1000 if on_cuda else after - before)
 
-    place = Workplace(RunFolder(folder), device, on_iteration=on_iteration)
-    place.folder.work.mkdir(parents=True)
-    steps = run.engine.steps(run, place)
+    context = TrainingContext(RunFolder(folder), device, on_iteration=on_iteration)
+    context.folder.work.mkdir(parents=True)
+    steps = run.engine.steps(run, context)
     _make(steps, most=WARM_UP_STEPS, limit_s=WARM_UP_S)
     warm = len(moments)
     _make(steps, most=TIMED_STEPS, limit_s=TIMED_S)

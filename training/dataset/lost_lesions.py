@@ -13,7 +13,8 @@ import numpy as np
 from scipy import ndimage
 
 from contract.card import Card
-from contract.images.volume import Box, Grid, Volume, resample
+from contract.images.grid import Box, Grid
+from contract.images.volume import Volume, resample
 from contract.schema import Frozen
 from network.plans import full_resolution
 from network.preprocessing import Preprocessed

@@ -113,8 +113,8 @@ class Prepared:
         if located.folds != self.folds:
             raise OncoduetError(
                 located.folder / SPLITS,
-                f"folds differ from those in {self.folder / SPLITS}: "
-                "networks of one stage would be trained on what the other sets apart",
+                f"folds differ from those in {self.folder / SPLITS}; "
+                "a study held out in one stage would train the other",
             )
         return located
 

@@ -11,7 +11,7 @@ from contract.records import CheckpointPolicy, RunRecord
 from network.device import Device, Kind, machine_gpu
 from training.configuration import UpstreamConfiguration
 from training.dataset.archive_stamps import reachable_archive
-from training.engine import Engine, HashedFile, Trained, Workplace
+from training.engine import Engine, HashedFile, Trained, TrainingContext
 from training.nndetection import PARENT
 from training.nndetection.run_files import NEEDED, REPORTS, model_folder, model_record, steps_file, work_folder
 from training.run_folder.folder import RunFolder
@@ -59,17 +59,17 @@ class NnDetection(Engine):
         if not steps_file(folder).is_file():
             raise OncoduetError(steps_file(folder), "no step of nnDetection to resume from")
 
-    def steps(self, run: RunIdentity, place: Workplace) -> Generator[None, None, Trained]:
+    def steps(self, run: RunIdentity, context: TrainingContext) -> Generator[None, None, Trained]:
         """Train with its programs; see :func:`training.nndetection.training.steps`."""
         from training.nndetection import training as upstream  # noqa: PLC0415 - imports torch
 
-        return upstream.steps(run, place, archive=reachable_archive(run.prepared, place.archive, purpose=NEED))
+        return upstream.steps(run, context, archive=reachable_archive(run.prepared, context.archive, purpose=NEED))
 
     def finish(
-        self, run: RunIdentity, place: Workplace, weights: "dict[str, torch.Tensor] | None"
+        self, run: RunIdentity, context: TrainingContext, weights: "dict[str, torch.Tensor] | None"
     ) -> Mapping[str, str]:
         """The record that names its model's files."""
-        return {PARENT: sha256_file(model_record(place.folder))}
+        return {PARENT: sha256_file(model_record(context.folder))}
 
     def written(self, folder: RunFolder) -> Sequence[Path]:
         """The model and its record."""

@@ -50,9 +50,9 @@ from training.nndetection.dataset_layout import MODEL, Layout, StudyToPredict, w
 from training.nndetection.model import model_files
 from training.nndetection.run_files import NEEDED, model_folder, model_record
 from training.run_folder.folder import RunFolder
+from training.run_folder.foreign_programs import at_work, require_untouched
 from training.run_folder.lock import work_lock
 from training.run_folder.logs import log_to
-from training.run_folder.workplace import at_work, require_untouched
 
 COMMAND = "training predict"
 WORK = "nndetection"

@@ -21,14 +21,14 @@ from contract.errors import OncoduetError
 from contract.files.atomic import write_json
 from contract.files.reading import read_json
 from training.configuration import UpstreamConfiguration
-from training.engine import Trained, Workplace
+from training.engine import Trained, TrainingContext
 from training.interleaving import Steps
 from training.nndetection.commands import TRAINING, Programs, find_programs, loaders
 from training.nndetection.dataset_layout import MODEL, Layout, write_dataset, write_splits, write_training_study
 from training.nndetection.model import keep_model, require
 from training.nndetection.run_files import FOLD, steps_file, work_folder
 from training.run_folder.folder import RunFolder
-from training.run_folder.workplace import at_work
+from training.run_folder.foreign_programs import at_work
 from training.run_identity import RunIdentity
 
 logger = logging.getLogger(__name__)
@@ -48,18 +48,18 @@ class UpstreamTask:
         return Layout(work_folder(self.folder).resolve(), self.run.prepared.card)
 
 
-def steps(run: RunIdentity, place: Workplace, *, archive: Path) -> Steps[Trained]:
+def steps(run: RunIdentity, context: TrainingContext, *, archive: Path) -> Steps[Trained]:
     """Train or resume; yields while a program works. There is no record of epochs.
 
     Raises ``OncoduetError``: a program is missing, fails, or leaves nothing; the studies are not those of the dataset;
     a path or a study has a dot in its name.
     """
-    task = UpstreamTask(run, place.folder, archive)
+    task = UpstreamTask(run, context.folder, archive)
     paths = find_programs(TRAINING)
     layout = task.layout
     layout.require_names([*run.fold.train, *run.fold.validation])
     programs = Programs(paths, layout, task.folder.log)
-    wall_s, cpu_s = place.earlier_s
+    wall_s, cpu_s = context.earlier_s
     begun = time.monotonic() - wall_s
     done = _done(steps_file(task.folder), layout)
     with at_work(layout.root):
@@ -72,7 +72,7 @@ def steps(run: RunIdentity, place: Workplace, *, archive: Path) -> Steps[Trained
             done.append(name)
             write_json(steps_file(task.folder), done)
             wall_s = time.monotonic() - begun
-            place.on_progress((), wall_s, cpu_s)
+            context.on_progress((), wall_s, cpu_s)
     made = keep_model(layout, task.folder, key=run.key, programs=paths)
     versions = {
         "nndetection_targeted": made.targeted_commit,

@@ -7,7 +7,7 @@ from contract.records import CheckpointPolicy
 from network.device import Kind
 from training.configuration import SegmentationConfiguration
 from training.dataloading.training_set import Place
-from training.engine import Engine, Trained, Workplace
+from training.engine import Engine, Trained, TrainingContext
 from training.run_folder.folder import RunFolder
 from training.run_identity import RunIdentity
 
@@ -21,12 +21,12 @@ class NnUNetEngine(Engine):
     title = "nnU-Net"
     configuration = SegmentationConfiguration
 
-    def steps(self, run: RunIdentity, place: Workplace) -> Generator[None, None, Trained]:
+    def steps(self, run: RunIdentity, context: TrainingContext) -> Generator[None, None, Trained]:
         """Train; see :func:`training.nnunet.trainer.steps`."""
         from training.nnunet import trainer  # noqa: PLC0415 - takes seconds to import
 
-        task = self.task(run, place.folder, place.device, training_set=place.training_set)
-        return trainer.steps(task, on_iteration=place.on_iteration, on_epoch=place.on_progress)
+        task = self.task(run, context.folder, context.device, training_set=context.training_set)
+        return trainer.steps(task, on_iteration=context.on_iteration, on_epoch=context.on_progress)
 
     def task(
         self, run: RunIdentity, folder: RunFolder, device: Kind, *, training_set: Place = "device"

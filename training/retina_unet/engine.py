@@ -10,7 +10,7 @@ from contract.records import read_record, write_record
 from network.device import Kind
 from training.configuration import DetectorConfiguration
 from training.dataloading.training_set import Place
-from training.engine import Engine, Trained, Workplace
+from training.engine import Engine, Trained, TrainingContext
 from training.nnunet.engine import common_of_tasks
 from training.run_folder.folder import RunFolder
 from training.run_identity import RunIdentity
@@ -36,27 +36,27 @@ class RetinaUNetEngine(Engine):
     chosen_files = ("box_rule",)
 
     def chooses(self, run: RunIdentity) -> bool:
-        """They choose the rule of its boxes."""
+        """True: validation studies choose the box rule."""
         return True
 
-    def steps(self, run: RunIdentity, place: Workplace) -> Generator[None, None, Trained]:
+    def steps(self, run: RunIdentity, context: TrainingContext) -> Generator[None, None, Trained]:
         """Plan the anchors and train; see :func:`training.retina_unet.trainer.steps`."""
         from training.retina_unet import trainer  # noqa: PLC0415 - takes seconds to import
 
-        self.plan_anchors(run, place.folder)
-        task = self.task(run, place.folder, place.device, training_set=place.training_set)
-        return trainer.steps(task, on_iteration=place.on_iteration, on_epoch=place.on_progress)
+        self.plan_anchors(run, context.folder)
+        task = self.task(run, context.folder, context.device, training_set=context.training_set)
+        return trainer.steps(task, on_iteration=context.on_iteration, on_epoch=context.on_progress)
 
     def finish(
-        self, run: RunIdentity, place: Workplace, weights: "dict[str, torch.Tensor] | None"
+        self, run: RunIdentity, context: TrainingContext, weights: "dict[str, torch.Tensor] | None"
     ) -> Mapping[str, str]:
         """Sweep the rule of its boxes."""
         from training.retina_unet import trainer  # noqa: PLC0415
 
         assert weights is not None
-        path = box_rule_file(place.folder)
-        with place.folder.writing(path) as partial:
-            task = self.task(run, place.folder, place.device, training_set=place.training_set)
+        path = box_rule_file(context.folder)
+        with context.folder.writing(path) as partial:
+            task = self.task(run, context.folder, context.device, training_set=context.training_set)
             write_record(partial, trainer.sweep_box_rule(task, weights))
         return {"box_rule": sha256_file(path)}
 

@@ -27,7 +27,7 @@ from contract.errors import OncoduetError
 from contract.files.atomic import atomic_file
 from contract.files.reading import kind_of
 from contract.schema import Frozen, parse
-from contract.text import one_line
+from contract.text import one_line, short_hash
 
 KEPT = 2
 """Number of checkpoints that are kept."""
@@ -67,8 +67,8 @@ class Checkpoints:
     def write(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint, then remove all but the newest two.
 
-        Raises ``OncoduetError``: the disk is full, or a file of other origin has the name; the earlier checkpoints are
-        still there.
+        Raises ``OncoduetError``: the disk is full, or a file not written by oncoduet has the name; the earlier
+        checkpoints are still there.
         """
         from training.run_folder.checkpoint_state import encode_state  # noqa: PLC0415 - takes seconds to import
 
@@ -83,7 +83,7 @@ class Checkpoints:
         header = json.dumps(claims | {"sha256": _sha256(claims, content)}).encode() + b"\n"
         path = self.folder / f"epoch_{checkpoint.epoch:06d}.pt"
         if os.path.lexists(path) and not self._is_own(path):
-            raise OncoduetError(path, "file of other origin where a checkpoint is to be written; move it away")
+            raise OncoduetError(path, "file not written by oncoduet where a checkpoint is to be written; move it away")
         with atomic_file(path, size_bytes=len(header) + len(content)) as partial, partial.open("wb") as stream:
             stream.write(header)
             stream.write(content)
@@ -99,7 +99,7 @@ class Checkpoints:
         """Raise ``OncoduetError`` if something that no run wrote has a checkpoint's name."""
         for path in self.files():
             if not is_checkpoint(path):
-                raise OncoduetError(path, expected="a checkpoint", found="a file of other origin; move it away")
+                raise OncoduetError(path, expected="a checkpoint", found="a file not written by oncoduet; move it away")
 
     def remove(self) -> None:
         """Remove the checkpoints of this run."""
@@ -186,8 +186,8 @@ class Checkpoints:
         if claims.run != self.run_sha256:
             raise OncoduetError(
                 path,
-                expected=f"a checkpoint of this run ({self.run_sha256[:12]}…)",
-                found=f"one of another ({claims.run[:12]}…)",
+                expected=f"a checkpoint of this run ({short_hash(self.run_sha256)}…)",
+                found=f"one of another ({short_hash(claims.run)}…)",
             )
         return claims, content
 

@@ -60,13 +60,15 @@ class RunFolder:
         own = {self.lock.name} | ({self.record.name} if is_planned else set())
         require_free(self.path, [name for name in self._names(engine_files) if name not in own], COMMAND)
         if self.lock.exists() and not is_work_lock(self.lock):
-            raise OncoduetError(self.lock, expected="the lock of a run or nothing", found="a file of other origin")
+            raise OncoduetError(
+                self.lock, expected="the lock of a run or nothing", found="a file not written by oncoduet"
+            )
 
     @contextmanager
     def writing(self, path: Path) -> Iterator[Path]:
         """Give a temporary path for a file of the run, which takes its name on success.
 
-        Raises ``OncoduetError``: a file of other origin bears the name, or the disk is full.
+        Raises ``OncoduetError``: a file not written by oncoduet bears the name, or the disk is full.
         """
         with own_file(self.path, self._name(path), COMMAND) as partial:
             yield partial
@@ -94,7 +96,7 @@ class RunFolder:
         for folder in (self.work, self.checkpoints, self.kept, self.selecting, self.tensorboard):
             if subfolder(folder.parent, folder.name).exists() and not folder.is_dir():
                 raise OncoduetError(
-                    folder, expected="a folder or nothing", found="a file of other origin; move it away"
+                    folder, expected="a folder or nothing", found="a file not written by oncoduet; move it away"
                 )
         listed = keeps_list(self.path, COMMAND)
         for path in self._written(engine_files):

@@ -23,7 +23,7 @@ from evaluation.report.figures.drawing import (
     unit_square,
 )
 from evaluation.statistics.clinical_records import Clinical
-from evaluation.statistics.verdict import Verdict
+from evaluation.statistics.verdict_records import Verdict
 
 CLINICAL_FIGURES = ("calibration", "decision-curve")
 """Names of all clinical figures."""

@@ -19,7 +19,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evaluation.statistics.verdict import ConfigurationSummary
+from evaluation.statistics.verdict_records import ConfigurationSummary
 
 matplotlib.use("Agg")
 

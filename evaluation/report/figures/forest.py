@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from evaluation.report.figures.drawing import ACCENT, GRID, INK, MUTED, Drawing, house_style, render
 from evaluation.report.number_format import marked_p
-from evaluation.statistics.verdict import Interaction, Interval, PairVerdict, Verdict
+from evaluation.statistics.verdict_records import Interaction, Interval, PairVerdict, Verdict
 
 MOST_COMPARISONS = 6
 """Comparisons shown, in the declared order; the tables hold all."""

@@ -47,7 +47,7 @@ from evaluation.report.number_format import marked_p, number, p_text
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Metric
 from evaluation.statistics.conclusions import is_shown, level_of
 from evaluation.statistics.resampling.random_streams import case_weights
-from evaluation.statistics.verdict import ConfigurationSummary, Verdict
+from evaluation.statistics.verdict_records import ConfigurationSummary, Verdict
 
 FIGURES = (
     "roc",

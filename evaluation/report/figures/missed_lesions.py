@@ -23,9 +23,10 @@ from contract.archive.folder_scan import ENDINGS
 from contract.card import Card, card_names, load_card
 from contract.errors import OncoduetError
 from contract.files.reading import inside
-from contract.images.volume import read_volume, require_same_grid
+from contract.images.grid import require_same_grid
+from contract.images.volume import read_volume
 from contract.records import Source
-from contract.text import first_few
+from contract.text import first_few, short_hash
 from evaluation.inputs.one_case import read_one
 from evaluation.inputs.predictions import PredictionSet, find_prediction_sets
 from evaluation.inputs.truth import TruthFolder, find_truth
@@ -165,7 +166,9 @@ def _require_scored(given: Sequence[PredictionSet], runs: Sequence[ScoredRun]) -
         found = each.sha256()
         if expected is not None and found != expected:
             raise OncoduetError(
-                each.folder, expected=f"the predictions that were scored ({expected[:12]})", found=found[:12]
+                each.folder,
+                expected=f"the predictions that were scored ({short_hash(expected)})",
+                found=short_hash(found),
             )
 
 
@@ -182,7 +185,7 @@ def _scoring_card(run: ScoredRun, truth: TruthFolder, predictions: Sequence[Path
     known = [truth.card, *map(load_card, card_names()), *(load_card(path) for path in cards if path.is_file())]
     card = next((each for each in known if each is not None and each.sha256 == sha256), None)
     if card is None:
-        raise OncoduetError(truth.folder, f"card.toml of the card that scored ({sha256[:12]}) not found")
+        raise OncoduetError(truth.folder, f"card.toml of the card that scored ({short_hash(sha256)}) not found")
     return card
 
 

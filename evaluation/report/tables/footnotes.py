@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from evaluation.metrics.hit_criterion_means import CriterionMeans
 from evaluation.statistics.clinical_records import Clinical
-from evaluation.statistics.verdict import PairVerdict, ReaderStudy, Verdict
+from evaluation.statistics.verdict_records import PairVerdict, ReaderStudy, Verdict
 
 PAIRED, WITHIN_FOLDS, APPROXIMATE, DASH = Markup("<sup>p</sup>"), Markup("<sup>f</sup>"), "≈", "–"
 

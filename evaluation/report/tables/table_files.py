@@ -18,7 +18,7 @@ from evaluation.report.text.checklists import SOURCES, checklist_as_markdown, ch
 from evaluation.report.text.paper import Section, as_markdown
 from evaluation.report.text.result_sentences import answer
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS
-from evaluation.statistics.verdict import Interaction, LesionStrata, SubgroupPair, Verdict
+from evaluation.statistics.verdict_records import Interaction, LesionStrata, SubgroupPair, Verdict
 
 _CHECKLISTS = tuple(f"{name}.{suffix}" for name in SOURCES for suffix in ("csv", "md"))
 

@@ -12,10 +12,10 @@ program knows in part says what the authors have to add.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from contract.text import markdown
+from contract.text import markdown, short_hash
 from evaluation.report.text.paper_methods import holm_over
 from evaluation.statistics.analysis_file import METRIC_NAMES
-from evaluation.statistics.verdict import Verdict
+from evaluation.statistics.verdict_records import Verdict
 
 AUTHORS = "to be filled by the authors"
 
@@ -166,7 +166,8 @@ def _known(verdict: Verdict) -> dict[str, tuple[str, str]]:
             "methods.md",
         ),
         "software": (
-            f"evaluation: {by.program} {by.version}, revision {by.git_revision[:12]}; scanners and training: {AUTHORS}",
+            f"evaluation: {by.program} {by.version}, revision {short_hash(by.git_revision)}; "
+            f"scanners and training: {AUTHORS}",
             "methods.md; report.html, Provenance",
         ),
         "metrics": (f"{metrics}; {leading}", "methods.md; report.html, Methods"),
@@ -174,7 +175,10 @@ def _known(verdict: Verdict) -> dict[str, tuple[str, str]]:
         "limits": (f"statistical ones; all others: {AUTHORS}", "report.html, Verdict"),
     }
     if declared:
-        found["protocol"] = (f"analysis file, sha256 {verdict.analysis[:12]}; protocol: {AUTHORS}", "verdict.json")
+        found["protocol"] = (
+            f"analysis file, sha256 {short_hash(verdict.analysis)}; protocol: {AUTHORS}",
+            "verdict.json",
+        )
     if verdict.sample_size:
         found["size"] = (verdict.sample_size, "methods.md")
     if any(each.kind == "ensemble" for each in verdict.configurations):

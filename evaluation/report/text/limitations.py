@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from evaluation.report.number_format import counted, level_text, listed, marked_p, plural
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Metric
 from evaluation.statistics.conclusions import leading_metric
-from evaluation.statistics.verdict import PairVerdict, Verdict
+from evaluation.statistics.verdict_records import PairVerdict, Verdict
 
 MOST_NAMED = 6
 """Most comparisons that a note names; the others are counted."""
@@ -132,7 +132,7 @@ def _on_smallest_p(verdict: Verdict) -> list[str]:
     return [
         f"On this test set the ranking of so few runs cannot show a difference after Holm over {tested}"
         f"{f' at the level of this look, {level_text(alpha)}' if verdict.looks else ''}, its smallest attainable p "
-        f"being {marked_p(smallest, None)}: {_some(names, verdict)}."
+        f"being {marked_p(smallest, None)}: {_some_pairs(names, verdict)}."
         for (smallest, tested, alpha), names in sorted(by_p.items())
     ]
 
@@ -145,7 +145,7 @@ def _on_comparisons(verdict: Verdict) -> list[str]:
         for reason in [] if pair.metric in undefined else _reasons(pair, of_table=verdict.card is None):
             if _names(pair) not in by_reason.setdefault(reason, []):
                 by_reason[reason].append(_names(pair))
-    return [f"{_some(pairs, verdict)}: {reason}." for reason, pairs in by_reason.items()]
+    return [f"{_some_pairs(pairs, verdict)}: {reason}." for reason, pairs in by_reason.items()]
 
 
 def _reasons(pair: PairVerdict, *, of_table: bool) -> list[str]:
@@ -183,7 +183,7 @@ def _names(pair: PairVerdict) -> str:
     return f"{pair.a} and {pair.b}"
 
 
-def _some(pairs: Sequence[str], verdict: Verdict) -> str:
+def _some_pairs(pairs: Sequence[str], verdict: Verdict) -> str:
     """The first few pairs, and how many more; or that they are all."""
     if len(pairs) == len({(pair.a, pair.b) for pair in verdict.pairs}) > 1:
         return "All comparisons"

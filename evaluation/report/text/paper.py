@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from contract.text import markdown
 from evaluation.report.text.paper_methods import methods
 from evaluation.report.text.paper_results import results
-from evaluation.statistics.verdict import Verdict
+from evaluation.statistics.verdict_records import Verdict
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ It describes each analysis whose numbers are in the verdict, and no other.
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from contract.text import short_hash
 from evaluation.report.figures.metric_figures import shows_bands
 from evaluation.report.number_format import counted, level_text, listed, percent
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Metric
 from evaluation.statistics.clinical_records import Clinical
 from evaluation.statistics.conclusions import compared_metrics
 from evaluation.statistics.readers.reader_comparison import REPLICATES
-from evaluation.statistics.verdict import ConfigurationSummary, LesionStrata, ReaderStudy, Verdict
+from evaluation.statistics.verdict_records import ConfigurationSummary, LesionStrata, ReaderStudy, Verdict
 
 _LONG_NAMES: Mapping[Metric, str] = {
     "auroc": "the area under the receiver operating characteristic curve (AUROC) of the cases",
@@ -98,7 +99,7 @@ def _declared(verdict: Verdict, metrics: Sequence[Metric]) -> str:
     if verdict.analysis == "exploratory":
         return "The analysis was exploratory: no comparisons were declared in advance."
     things = ["the comparisons", *(["the margins"] if verdict.margins else [])]
-    declared = f"declared in an analysis file (SHA-256 {verdict.analysis[:12]})"
+    declared = f"declared in an analysis file (SHA-256 {short_hash(verdict.analysis)})"
     if verdict.primary is None:
         return f"{listed(things)[:1].upper()}{listed(things)[1:]} were {declared}; a primary metric was not."
     others = [METRIC_NAMES[metric] for metric in metrics if metric != verdict.primary]
@@ -261,4 +262,4 @@ def _readers(study: ReaderStudy, verdict: Verdict) -> Iterable[str]:
 def _software(verdict: Verdict, versions: Mapping[str, str]) -> str:
     by = verdict.written_by
     others = ", ".join(f"{name} {number}" for name, number in versions.items())
-    return f"Analyses were made with {by.program} {by.version} (revision {by.git_revision[:12]}; {others})."
+    return f"Analyses were made with {by.program} {by.version} (revision {short_hash(by.git_revision)}; {others})."

@@ -7,7 +7,7 @@ from evaluation.report.text.result_sentences import numbers_against_readers, num
 from evaluation.statistics.analysis_file import METRIC_NAMES
 from evaluation.statistics.clinical_records import Clinical, ClinicalConfiguration, Estimate
 from evaluation.statistics.conclusions import is_shown, leading_metric, level_of
-from evaluation.statistics.verdict import AgainstReaders, Interaction, PairVerdict, Verdict
+from evaluation.statistics.verdict_records import AgainstReaders, Interaction, PairVerdict, Verdict
 
 MOST_WRITTEN_OUT = 12
 """Most comparisons that are written out; the tables hold all."""

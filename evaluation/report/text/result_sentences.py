@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from evaluation.report.number_format import in_brackets, p_in_words, signed
-from evaluation.statistics.verdict import AgainstReaders, Code, Interval, PairVerdict
+from evaluation.statistics.verdict_records import AgainstReaders, Code, Interval, PairVerdict
 
 CODE_NAMES: Mapping[Code, str] = {"better": "better", "worse": "worse", "on-par": "on par", "undecided": "undecided"}
 NOT_ASKED = "not asked"

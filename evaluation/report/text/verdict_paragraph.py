@@ -9,7 +9,7 @@ from evaluation.report.number_format import capitalised, counted, listed, number
 from evaluation.report.text.result_sentences import numbers_against_readers, numbers_of, numbers_of_networks
 from evaluation.statistics.analysis_file import METRIC_NAMES, Metric
 from evaluation.statistics.conclusions import compared_metrics, is_shown, leading_metric
-from evaluation.statistics.verdict import AgainstReaders, PairVerdict, ReaderCode, Verdict
+from evaluation.statistics.verdict_records import AgainstReaders, PairVerdict, ReaderCode, Verdict
 
 MOST_WITH_NUMBERS = 4
 """Most comparisons of one kind that are written out with their numbers; more are named or counted."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from contract.errors import OncoduetError
-from contract.text import first_few
+from contract.text import first_few, short_hash
 from evaluation.metrics.operating_points import threshold_of_sensitivity, threshold_of_specificity
 from evaluation.metrics.outcomes import BoolArray, FloatArray
 from evaluation.metrics.scored_run import ScoredRun
@@ -170,8 +170,8 @@ def _key(run: ScoredRun) -> tuple[object, ...]:
 def _require_fit(folder: Path, run: ScoredRun, test: ScoredRun) -> None:
     if run.source.card_sha256 != test.source.card_sha256:
         raise OncoduetError(
-            folder, expected=f"the card of the test set ({test.source.card_sha256[:12]})",
-            found=run.source.card_sha256[:12],
+            folder, expected=f"the card of the test set ({short_hash(test.source.card_sha256)})",
+            found=short_hash(run.source.card_sha256),
         )  # fmt: skip
     if run.truth.case_ids == test.truth.case_ids:
         raise OncoduetError(folder, "its cases are those of the test set")

@@ -3,7 +3,6 @@
 The result depends on what was scored and on the analysis file, not on the order of the runs.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -45,7 +44,7 @@ from evaluation.statistics.variance.arms import (
 )
 from evaluation.statistics.variance.pairing import Pairing, pairing
 from evaluation.statistics.variance.runs_and_cases import DifferenceTest, approximation, nested
-from evaluation.statistics.verdict import (
+from evaluation.statistics.verdict_records import (
     Code,
     Control,
     Equivalence,
@@ -58,8 +57,6 @@ from evaluation.statistics.verdict import (
 )
 
 NO_CASES = "a table of runs holds no cases"
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

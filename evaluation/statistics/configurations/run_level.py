@@ -16,7 +16,7 @@ from evaluation.statistics.analysis_file import METRIC_NAMES, Analysis, Metric
 from evaluation.statistics.conclusions import DISAGREE, NO_ORDER, ON_THIS_TEST_SET, TOO_FEW_TO_ORDER, is_shown
 from evaluation.statistics.resampling.run_permutation import mean_difference_test, order_test, smallest_order_p
 from evaluation.statistics.variance.pairing import NO_COMMON_FOLD, known_folds
-from evaluation.statistics.verdict import RunLevel
+from evaluation.statistics.verdict_records import RunLevel
 
 
 @dataclass(frozen=True)

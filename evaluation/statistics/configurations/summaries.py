@@ -10,7 +10,7 @@ from evaluation.statistics.analysis_file import METRICS, Analysis, Metric
 from evaluation.statistics.configurations.run_level import RunValues, values_of
 from evaluation.statistics.variance.arms import Arm, interval_of_mean
 from evaluation.statistics.variance.influence import afroc_by_patient
-from evaluation.statistics.verdict import ConfigurationKind, ConfigurationSummary, MetricSummary
+from evaluation.statistics.verdict_records import ConfigurationKind, ConfigurationSummary, MetricSummary
 
 
 def summarise_from_table(name: str, table: Mapping[Metric, Mapping[str, RunValues]]) -> ConfigurationSummary:

@@ -30,7 +30,7 @@ from evaluation.statistics.resampling.random_streams import stream
 from evaluation.statistics.variance.arms import Arm, interval_of, interval_of_mean
 from evaluation.statistics.variance.influence import MetricByPatient, by_patient
 from evaluation.statistics.variance.runs_and_cases import DifferenceTest, approximation, nested, too_few
-from evaluation.statistics.verdict import (
+from evaluation.statistics.verdict_records import (
     AgainstReaders,
     AtReadersSpecificity,
     Interval,

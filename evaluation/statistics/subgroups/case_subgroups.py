@@ -35,7 +35,7 @@ from evaluation.statistics.subgroups.group_differences import (
 from evaluation.statistics.variance.arms import Arm, approximate, interval_of_mean, tested_difference
 from evaluation.statistics.variance.influence import MetricByPatient, by_patient
 from evaluation.statistics.variance.runs_and_cases import DifferenceTest
-from evaluation.statistics.verdict import Interaction, Subgroup, SubgroupValue
+from evaluation.statistics.verdict_records import Interaction, Subgroup, SubgroupValue
 
 FEWEST_CASES = 3
 """Fewest positive, and negative, cases of a group that is shown."""

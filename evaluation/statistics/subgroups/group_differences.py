@@ -6,7 +6,7 @@ from typing import NamedTuple
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.variance.arms import interval_of
 from evaluation.statistics.variance.runs_and_cases import DifferenceTest
-from evaluation.statistics.verdict import Interaction, SubgroupPair
+from evaluation.statistics.verdict_records import Interaction, SubgroupPair
 
 
 class Difference(NamedTuple):

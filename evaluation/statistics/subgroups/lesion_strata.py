@@ -37,7 +37,7 @@ from evaluation.statistics.variance.estimates import Estimator, Ratio, ratio
 from evaluation.statistics.variance.influence import MetricByPatient
 from evaluation.statistics.variance.pairing import pairing
 from evaluation.statistics.variance.runs_and_cases import FEW_CASES, approximation_by_runs, nested
-from evaluation.statistics.verdict import LesionStrata, LesionStratum, StratumSensitivity
+from evaluation.statistics.verdict_records import LesionStrata, LesionStratum, StratumSensitivity
 
 FEWEST_PATIENTS_OF_STRATUM = 10
 """Fewest patients with a lesion of a stratum for intervals and tests."""

@@ -1,1 +1,1 @@
-"""Differences for new runs and new cases: variance over runs and cases, tests and intervals."""
+"""Differences for new runs and new cases: variance over runs and cases (for AUROC DeLong's), tests and intervals."""

@@ -20,7 +20,7 @@ from evaluation.statistics.variance.runs_and_cases import (
     paired,
     too_few,
 )
-from evaluation.statistics.verdict import Interval
+from evaluation.statistics.verdict_records import Interval
 
 SAME_PREDICTIONS = "their predictions are the same"
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from evaluation.metrics.scored_run import ScoredRun
 from evaluation.statistics.variance.runs_and_cases import Pairs
-from evaluation.statistics.verdict import Design
+from evaluation.statistics.verdict_records import Design
 
 NO_COMMON_FOLD = "they share no fold, so that fold and configuration are confounded"
 NOTHING_DRAWN_TWICE = "all their runs hang together by common networks, so that none was drawn independently"

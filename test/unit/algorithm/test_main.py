@@ -12,7 +12,8 @@ from programs import run as run_program
 
 from algorithm.__main__ import main
 from contract.card import CARDS, load_card
-from contract.images.volume import Grid, Volume, image_stem, read_grid, read_volume, write_volume
+from contract.images.grid import Grid
+from contract.images.volume import Volume, image_stem, read_grid, read_volume, write_volume
 from contract.records import Source, read_record
 from contract.sockets import read_jobs
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from conformance.algorithm_checks import ALGORITHM
 from conformance.archives import Reading, Saved
 from conformance.checks import Check, CheckResult, Skipped, run
-from conformance.conditions import NotRunError
+from conformance.conditions import NotRunError, Place, Server
 from conformance.evaluation_checks import EVALUATION
 from conformance.output_rules import Broken, Doubtful
 from conformance.report import report_place, show, write
@@ -94,6 +94,15 @@ def test_every_check_is_documented(request):
     for check in [*ALGORITHM, *EVALUATION]:
         level = {"error": "E", "warning": "W"}[check.level]
         assert f"| {check.id} | {level} | {check.expected} |" in text, check.id
+
+
+def test_peak_memory_is_counted_in_the_unit_of_the_limit(tmp_path):
+    class Engine:
+        def ask(self, *command):
+            return 0, b"8589934592\n", b""  # 8 × 1024³, what --memory 8g allows
+
+    server = Server(Place(Engine(), "image", tmp_path), "container", None, None)
+    assert server.peak_memory_gib() == server.place.profile.memory_gb == 8
 
 
 VERDICTS = [

@@ -53,3 +53,11 @@ def test_the_command_packs_the_same_files(card, model, tmp_path):
     assert packed.keys() == folder.keys()
     made_at = ("bundle.json", "SHA256SUMS")
     assert [name for name in folder if name not in made_at and packed[name] != folder[name]] == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], [], ["a", "b", "c"]])
+def test_an_option_or_wrong_usage_writes_no_file(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert list(tmp_path.iterdir()) == []

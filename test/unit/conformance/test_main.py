@@ -48,7 +48,7 @@ def test_no_note_if_a_gpu_is_present_or_not_wanted(conform, profile, runtimes):
     assert "Note" not in said.out
 
 
-@pytest.mark.parametrize("seconds", ["0", "-1", "nan"])
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
 def test_a_limit_that_is_no_time_is_wrong_usage(conform, capsys, seconds):
     with pytest.raises(SystemExit) as ended:
         conform("--limit-s", seconds, runtimes=["runc"])

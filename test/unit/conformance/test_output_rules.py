@@ -26,7 +26,7 @@ from conformance.output_rules import (
 )
 from conformance.studies import FIRST, image_bytes
 from contract.card import load_card
-from contract.images.volume import Grid
+from contract.images.grid import Grid
 
 CARD = load_card("cspca-picai")
 GRID = FIRST.grid()

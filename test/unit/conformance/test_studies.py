@@ -12,7 +12,8 @@ from conformance.studies import FIRST, SECOND, corrupted, make_study, own_studie
 from conformance.submissions import made_truth, predict, read_truth, submission, truth_files
 from contract.card import load_card
 from contract.errors import OncoduetError
-from contract.images.volume import read_grid, read_label, read_volume, same_grid
+from contract.images.grid import same_grid
+from contract.images.volume import read_grid, read_label, read_volume
 from contract.sockets import find_channels, read_jobs
 
 CARDS = ["cspca-picai", "cspca-rsna2022", "pdac-panorama", "pdac-rsna2022"]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from contract.card import CARDS, Card, load_card
-from contract.images.volume import Grid, Volume, write_volume
+from contract.images.grid import Grid
+from contract.images.volume import Volume, write_volume
 
 
 def tilted_direction(about_z_rad: float, about_x_rad: float) -> tuple[float, ...]:

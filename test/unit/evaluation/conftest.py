@@ -13,7 +13,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from contract.card import Card, load_card
 from contract.files.atomic import write_json
-from contract.images.volume import Grid, Volume, write_volume
+from contract.images.grid import Grid
+from contract.images.volume import Volume, write_volume
 from contract.records import Metrics, MetricsRecord, Source, write_record
 from contract.sockets import job_listing
 from evaluation.__main__ import main

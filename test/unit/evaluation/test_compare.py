@@ -23,7 +23,7 @@ from evaluation.metrics.scored_runs import group_by_configuration, read_scored_r
 from evaluation.report.text.limitations import notes
 from evaluation.statistics.analysis_file import METRICS, read_analysis
 from evaluation.statistics.configurations.comparison import compare_configurations
-from evaluation.statistics.verdict import Verdict
+from evaluation.statistics.verdict_records import Verdict
 
 QUICK = "replicates = 200\nswaps = 300\n"
 
@@ -780,7 +780,9 @@ def test_markup_in_names_stays_text_in_every_output(tmp_path):
     methods = (tmp_path / "out" / "tables" / "methods.md").read_text()
     assert r"\<script>" in methods and r"[click\](" in methods and "<script>" not in methods.replace(r"\<", "")
     assert "<script>alert" not in (tmp_path / "out" / "report.html").read_text()
-    for figure in (tmp_path / "out" / "figures").glob("*.svg"):
+    figures = list((tmp_path / "out" / "figures").glob("*.svg"))
+    assert figures
+    for figure in figures:
         ElementTree.parse(figure)
 
 

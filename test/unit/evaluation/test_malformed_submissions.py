@@ -23,7 +23,8 @@ from programs import python
 from refusals import refused_with
 
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume, to_image
+from contract.images.grid import Grid
+from contract.images.volume import Volume, to_image
 from evaluation.__main__ import main
 from evaluation.score import score
 

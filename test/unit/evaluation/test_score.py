@@ -383,9 +383,9 @@ def test_patients_are_recorded_where_ids_are_ambiguous(workshop, tmp_path, capsy
         assert main([*command, *words]) == code
         return " ".join(capsys.readouterr().out.split())
 
-    assert "one patient or several?" in scored()
+    assert "name their patients" in scored()
     assert not recorded.exists()
-    assert "one patient or several?" not in scored("--patients", "by-case")
+    assert "name their patients" not in scored("--patients", "by-case")
     assert table(recorded) == [["case_id", "patient_id"], ["scan_1", "scan_1"], ["scan_2", "scan_2"]]
     (truth / "patients.csv").write_text("case_id,patient_id\nscan_1,7\nscan_2,7\n")
     scored(code=3)  # other patients

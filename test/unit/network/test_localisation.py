@@ -8,7 +8,8 @@ from studies import IDENTITY
 
 from contract.card import KeepNear, Localisation, load_card
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume
+from contract.images.grid import Grid
+from contract.images.volume import Volume
 from network.localisation import keep_near, organ_region, region_around, true_region
 from network.placement import Placement, part
 

@@ -8,7 +8,8 @@ import pytest
 from studies import IDENTITY, read_study, tilted_grid, with_geometry
 
 from contract.card import load_card
-from contract.images.volume import Grid, Volume, along_axes, axes_to_lps, write_volume
+from contract.images.grid import Grid, along_axes, axes_to_lps
+from contract.images.volume import Volume, write_volume
 from network.placement import Placement
 from network.preprocessing import preprocess
 

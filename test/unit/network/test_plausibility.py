@@ -10,7 +10,8 @@ import pytest
 
 from contract.card import load_card
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume, covered_share, read_grid, read_label, read_volume
+from contract.images.grid import Grid, covered_share
+from contract.images.volume import Volume, read_grid, read_label, read_volume
 from network import plausibility
 from network.plausibility import compare_channels, require_plausible, require_plausible_truth
 

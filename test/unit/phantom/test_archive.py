@@ -14,7 +14,8 @@ from scipy import ndimage
 
 from contract.archive.studies import archive_licence, find_studies
 from contract.card import load_card
-from contract.images.volume import read_grid, read_label, read_volume, same_grid
+from contract.images.grid import same_grid
+from contract.images.volume import read_grid, read_label, read_volume
 from phantom.archive import derangement, with_lesions_elsewhere, write_archive
 
 CHANNELS = ("t2w", "adc", "hbv")

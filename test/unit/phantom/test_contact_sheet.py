@@ -7,7 +7,8 @@ import pytest
 from refusals import refused_with
 
 from contract.card import load_card
-from contract.images.volume import Grid, Volume
+from contract.images.grid import Grid
+from contract.images.volume import Volume
 from phantom.__main__ import main
 from phantom.contact_sheet import draw_sheet, upright
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from contract.images.volume import Grid, Volume, resample
+from contract.images.grid import Grid
+from contract.images.volume import Volume, resample
 from phantom.archive import Order, case_rng, draw_studies
 from phantom.mri import draw_session
 from phantom.prostate import draw_anatomy

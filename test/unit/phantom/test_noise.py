@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from contract.images.volume import Grid
+from contract.images.grid import Grid
 from phantom.noise import with_ct_noise, with_rician_noise
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from contract.images.volume import Grid
+from contract.images.grid import Grid
 from phantom.shapes import Between, Ellipsoid, RandomField, Tube, Within
 
 TILT = np.radians(20)

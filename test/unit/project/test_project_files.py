@@ -9,6 +9,7 @@ import yaml
 
 from contract.provenance import VERSION
 
+CODE = re.compile(r"```.*?```|`[^`]+`", re.DOTALL)
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 
 
@@ -54,6 +55,28 @@ def test_links_between_documents_lead_somewhere(project: Path, project_files: li
             if not file.exists() or (anchor and file.suffix == ".md" and anchor not in anchors(file)):
                 broken.append(f"{document.relative_to(project)}: {link}")
     assert broken == []
+
+
+def test_paths_in_code_of_documents_exist(project: Path, project_files: list[Path]) -> None:
+    """Words of code that begin with a folder of the project, or name a Python file; capitals are placeholders."""
+    paths = {path.relative_to(project).as_posix() for path in project_files}
+    folders = {parent.as_posix() for path in paths for parent in Path(path).parents} - {"."}
+    named = [
+        (document.name, word.removeprefix("./").partition("::")[0].rstrip("/"))
+        for document in project_files
+        if document.suffix == ".md"
+        for code in CODE.findall(document.read_text())
+        for word in code.strip("`").split()
+        if re.fullmatch(r"[\w./:-]+", word)
+    ]
+    checked = [
+        (document, word)
+        for document, word in named
+        if ("/" in word and word.partition("/")[0] in folders) or (word.endswith(".py") and "/" not in word)
+    ]
+    assert len(checked) > 100
+    whole = paths | folders | {Path(path).name for path in paths}
+    assert [each for each in checked if each[1] not in whole and not re.search(r"\b[A-Z]+\b", each[1])] == []
 
 
 def anchors(document: Path) -> set[str]:

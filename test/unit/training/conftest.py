@@ -14,7 +14,8 @@ from tiny import tiny_profile
 
 from contract.files.atomic import write_json
 from contract.files.reading import read_json
-from contract.images.volume import Grid, Volume, write_volume
+from contract.images.grid import Grid
+from contract.images.volume import Volume, write_volume
 from training.__main__ import main
 from training.dataset.prepared import load_prepared, parts
 from training.execution import execute

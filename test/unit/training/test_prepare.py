@@ -19,7 +19,8 @@ from contract.card import load_card
 from contract.errors import OncoduetError
 from contract.files.atomic import write_json
 from contract.files.reading import read_json, sha256_file
-from contract.images.volume import Grid, Volume, read_label, read_volume, write_volume
+from contract.images.grid import Grid
+from contract.images.volume import Volume, read_label, read_volume, write_volume
 from training.__main__ import main
 from training.dataloading.resident_studies import read_preprocessed_label
 from training.dataset import nnunet_planning
@@ -66,7 +67,9 @@ def test_preparing_twice_gives_the_same_dataset(archive, tmp_path):
     assert run_prepare(archive, tmp_path / "b") == 0
     for name in ("prepared.json", "plans.json", "dataset.json", "splits.json", "dataset_fingerprint.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    for path in (tmp_path / "a" / "cases").glob("*.b2nd"):
+    arrays = list((tmp_path / "a" / "cases").glob("*.b2nd"))
+    assert arrays
+    for path in arrays:
         assert path.read_bytes() == (tmp_path / "b" / "cases" / path.name).read_bytes()
     assert load_prepared(tmp_path / "a").sha256 == load_prepared(tmp_path / "b").sha256
 

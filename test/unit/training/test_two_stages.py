@@ -12,7 +12,8 @@ from refusals import refused_with
 
 from contract.card import load_card
 from contract.files.reading import read_json
-from contract.images.volume import Grid, Volume, write_volume
+from contract.images.grid import Grid
+from contract.images.volume import Volume, write_volume
 from contract.records import BundleRecord, read_record
 from network.detection.anchors import AnchorPlan
 from training.campaign import load_campaign

@@ -3,7 +3,8 @@ import pytest
 
 from algorithm.outputs.study_output import StudyOutput, detect
 from contract.card import load_card
-from contract.images.volume import Grid, Volume
+from contract.images.grid import Grid
+from contract.images.volume import Volume
 
 GRID = Grid((20, 22, 9), (0.9, 0.8, 3.1), (1.0, -2.5, 7.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
 

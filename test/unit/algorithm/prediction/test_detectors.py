@@ -18,7 +18,8 @@ from contract.card import load_card
 from contract.errors import OncoduetError
 from contract.files.atomic import write_json
 from contract.files.reading import read_json, sha256_file
-from contract.images.volume import Grid, Volume, read_grid, read_volume
+from contract.images.grid import Grid
+from contract.images.volume import Volume, read_grid, read_volume
 from contract.records import BatchRecord, read_record, write_record
 from network.detection.clustering import BoxPostprocessing, ScoredBoxes
 from network.detection.painting import combine_scores, paint_boxes

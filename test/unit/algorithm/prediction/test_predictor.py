@@ -11,7 +11,8 @@ from algorithm.prediction.options import PredictionOptions
 from algorithm.prediction.predictor import load_predictor, remark_on_precision
 from algorithm.single import predict_single
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume, read_grid, write_volume
+from contract.images.grid import Grid
+from contract.images.volume import Volume, read_grid, write_volume
 from network.memory_plan import MemoryPlan, host_bytes
 from network.placement import Placement
 

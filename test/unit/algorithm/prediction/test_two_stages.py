@@ -15,7 +15,8 @@ from algorithm.prediction.options import PredictionOptions
 from algorithm.prediction.predictor import load_predictor
 from contract.card import load_card
 from contract.files.atomic import write_json
-from contract.images.volume import Grid, Volume, read_volume, write_volume
+from contract.images.grid import Grid
+from contract.images.volume import Volume, read_volume, write_volume
 from contract.records import StageRecord
 from network.architecture import build_network
 

@@ -3,7 +3,7 @@
 import pytest
 from refusals import refused_with
 
-from contract.archive.patients import patients_by_case, read_patients, said_patients
+from contract.archive.patients import parse_patients_option, patients_by_case, read_patients
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,8 @@ def test_patients_come_from_a_table_or_a_rule(tmp_path):
     path = tmp_path / "patients.csv"
     path.write_text("case_id,patient_id\npancreas_001,a\npancreas_002,a\n")
 
-    assert said_patients(str(path)) == ({"pancreas_001": "a", "pancreas_002": "a"}, None)
-    assert said_patients("by-case") == ({}, "by-case")
+    assert parse_patients_option(str(path)) == ({"pancreas_001": "a", "pancreas_002": "a"}, None)
+    assert parse_patients_option("by-case") == ({}, "by-case")
 
 
 def test_a_case_of_two_patients_or_of_none_is_refused(tmp_path):

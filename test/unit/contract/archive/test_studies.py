@@ -23,7 +23,8 @@ from contract.archive.studies import (
 )
 from contract.card import Card, Geometry
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume, write_volume
+from contract.images.grid import Grid
+from contract.images.volume import Volume, write_volume
 
 WriteArchive = Callable[..., Path]
 
@@ -424,7 +425,7 @@ def test_who_the_patient_is_follows_from_folders_and_ids(
 )
 def test_ambiguous_patients_are_refused(tmp_path: Path, folders: dict[str, list[str]]) -> None:
     studies = studies_in(folders)
-    with refused_with(found=r"one patient or several\? Say it by patients.csv .*, or --patients by-case"):
+    with refused_with(found=r"name their patients in patients.csv .* or pass --patients by-case"):
         archive_patients(tmp_path, studies)
     assert len(set(archive_patients(tmp_path, studies, "by-case").values())) == len(studies)
     rows = "".join(f"{study.case_id},one\n" for study in studies)
@@ -453,7 +454,7 @@ def test_table_with_some_studies_of_a_folder_is_ambiguous(
 ) -> None:
     studies = studies_in(folders)
     (tmp_path / "patients.csv").write_text(f"case_id,patient_id\n{row}\n")
-    with refused_with(found=r".*one patient or several\? Say it by patients.csv .*"):
+    with refused_with(found=r"name their patients in patients.csv"):
         archive_patients(tmp_path, studies)
 
 

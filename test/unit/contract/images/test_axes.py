@@ -4,18 +4,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from contract.images.volume import (
-    NATIVE,
-    Grid,
-    Volume,
-    along_axes,
-    axes_to_lps,
-    from_image,
-    part_of,
-    resample,
-    same_grid,
-    to_image,
-)
+from contract.images.grid import NATIVE, Grid, along_axes, axes_to_lps, part_of, same_grid
+from contract.images.volume import Volume, from_image, resample, to_image
 
 
 def directions(count: int) -> list[tuple[float, ...]]:

@@ -10,8 +10,9 @@ from refusals import refused_with
 from contract.archive.studies import read_grids
 from contract.card import Card, card_names, load_card
 from contract.errors import OncoduetError
+from contract.images.grid import Grid
 from contract.images.plausible_extent import require_plausible_extent
-from contract.images.volume import Grid, is_image, read_grid
+from contract.images.volume import is_image, read_grid
 from contract.schema import parse_toml
 
 AXES = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)

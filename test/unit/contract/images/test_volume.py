@@ -9,19 +9,16 @@ import SimpleITK as sitk
 from refusals import refused_with
 
 from contract.errors import OncoduetError
+from contract.images.grid import Grid, fields_of_view_meet, require_same_grid, same_grid
 from contract.images.volume import (
-    Grid,
     Volume,
-    fields_of_view_meet,
     from_image,
     image_stem,
     is_image,
     read_grid,
     read_label,
     read_volume,
-    require_same_grid,
     resample,
-    same_grid,
     to_image,
     write_volume,
 )

@@ -16,7 +16,8 @@ import SimpleITK as sitk
 from refusals import refused_with
 
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume, read_grid, read_label, read_volume, to_image
+from contract.images.grid import Grid
+from contract.images.volume import Volume, read_grid, read_label, read_volume, to_image
 from contract.images.whole_image import read_header, read_voxels, require_whole
 
 HEADER = {
@@ -272,9 +273,9 @@ LINES = {
 def test_a_line_that_is_not_key_sign_value_is_refused(tmp_path: Path, line: bytes, found: str) -> None:
     path = meta_image(tmp_path / "a.mha")
     path.write_bytes(path.read_bytes().replace(b"DimSize", line + b"\nDimSize"))
-    with pytest.raises(OncoduetError) as refused:
+    with refused_with(r"a\.mha", expected="lines 'Key = value' in the MetaImage header") as refused:
         read_grid(path)
-    assert str(refused.value) == f"{path}: expected lines 'Key = value' in the MetaImage header, found {found}"
+    assert refused.value.found == found
 
 
 @pytest.mark.parametrize("line", ["DimSize = 3 4 5", "Comment = a", "0008|0060 = MR"])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from evaluation_makers import find_components
 
-from contract.images.volume import Grid
+from contract.images.grid import Grid
 from evaluation.masks.sizes import sizes_of
 
 SPACING = (0.5, 0.75, 3.0)  # x, y, z

@@ -16,7 +16,8 @@ import SimpleITK as sitk
 from refusals import refused_with
 
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume, read_label, read_volume, to_image, write_volume
+from contract.images.grid import Grid
+from contract.images.volume import Volume, read_label, read_volume, to_image, write_volume
 from evaluation.masks import sparse_image
 from evaluation.masks.sparse_image import Foreground, open_image, read_confidences, read_label_map, read_labels
 

@@ -20,7 +20,7 @@ from report_guided_annotation import extract_lesion_candidates
 from evaluation.matching import picai
 from evaluation.matching.cases import MatchingRule, PredictionFiles, ScoredCase, read_case_as_picai_eval
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, picai_froc
-from evaluation.metrics.summary import picai_metrics
+from evaluation.metrics.run_metrics import picai_metrics
 
 PHANTOMS = int(os.environ.get("ONCODUET_PHANTOMS", "2000"))
 CASES_PER_SET = 25

@@ -11,7 +11,7 @@ from refusals import refused_with
 
 from contract.card import load_card
 from contract.errors import OncoduetError
-from contract.images.volume import Grid
+from contract.images.grid import Grid
 from evaluation.matching.cases import MatchingRule, PredictionFiles, read_case, read_case_as_picai_eval, read_likelihood
 
 SIZE = (13, 11, 7)
@@ -137,7 +137,7 @@ def test_quirk_8_picai_eval_takes_a_component_with_two_values(workshop, truth):
 def test_a_softmax_map_is_refused_in_both_readings(workshop, truth):
     softmax = np.linspace(0.01, 0.9, 7 * 11 * 13, dtype=np.float32).reshape(7, 11, 13)
     found = prediction(workshop, softmax)
-    with pytest.raises(OncoduetError, match=r"map\.mha: expected a detection map .* softmax"):
+    with refused_with(r"map\.mha", expected="a detection map", found="softmax"):
         read_case(found, truth)
     with refused_with(found="a softmax map: 1 components with 1001 values"):
         read_case_as_picai_eval(found, truth)

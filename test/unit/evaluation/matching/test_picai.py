@@ -13,7 +13,7 @@ from contract.images.volume import read_label, read_volume
 from evaluation.matching import picai
 from evaluation.matching.cases import Finding, MatchingRule, ScoredCase
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, picai_froc
-from evaluation.metrics.summary import picai_metrics
+from evaluation.metrics.run_metrics import picai_metrics
 from evaluation.score import score
 
 SHAPE = (6, 17, 19)

@@ -9,7 +9,7 @@ import pytest
 from contract.records import AgainstBaseline, Metrics, MetricsRecord
 from evaluation.__main__ import main
 from evaluation.metrics.disclosure import HIDDEN, disclosed, rounding_for
-from evaluation.metrics.summary import auroc
+from evaluation.metrics.run_metrics import auroc
 
 
 def record(area, *, positive, negative, ap=0.5, **more):

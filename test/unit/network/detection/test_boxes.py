@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from clustered_boxes import encode
 
 from network.detection.boxes import (
     LARGEST_LOG_GROWTH,
     centres,
     clip,
     decode,
-    encode,
     giou,
     iou,
     large_enough,

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from clustered_boxes import predict_boxes
+from clustered_boxes import encode, predict_boxes
 
 from network.detection.anchors import AnchorPlan, anchors_of_patch
-from network.detection.boxes import encode
 from network.detection.clustering import BoxPostprocessing
 from network.detection.inference import Detector
 from network.detection.retina_unet import DetectorOutput

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from clustered_boxes import encode
 
 from network.detection.anchors import AnchorPlan, anchors_of_patch
-from network.detection.boxes import encode
 from network.detection.retina_unet import DetectorOutput
 from network.detection.tiles import boxes_of_tiles
 from network.sliding_window import NotFiniteError

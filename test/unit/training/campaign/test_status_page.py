@@ -97,7 +97,9 @@ def test_each_run_is_a_thin_line_and_their_mean_a_bold_one(campaign):
 
 
 def test_the_curves_are_valid_svg(campaign):
-    for drawing in re.findall(r"<svg.*?</svg>", page_of(campaign), re.DOTALL):
+    drawings = re.findall(r"<svg.*?</svg>", page_of(campaign), re.DOTALL)
+    assert drawings
+    for drawing in drawings:
         ElementTree.fromstring(drawing)
 
 

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from contract.card import load_card
 from training.dataset.lesion_instances import labels_of, lesion_boxes, number_lesions
-from training.prepare import count_lesions
+from training.dataset.study_steps import count_lesions
 
 SHAPE = (10, 24, 30)
 

@@ -7,6 +7,7 @@ import blosc2
 import numpy as np
 import pytest
 from programs import python
+from refusals import refused_with
 
 from contract.errors import OncoduetError
 from training.dataset.preprocessed import IMAGE, LABEL, class_voxels, open_array, read_voxels, require_study
@@ -78,7 +79,7 @@ def test_anything_else_is_refused(tmp_path, make, message):
 
 def test_labels_are_whole_numbers(tmp_path):
     write(tmp_path / "a.b2nd", np.zeros(SHAPE, np.float32))
-    with pytest.raises(OncoduetError, match="of int8 or int16, found float32"):
+    with refused_with(r"a\.b2nd", expected="of int8 or int16", found="float32"):
         read_voxels(tmp_path / "a.b2nd", LABEL)
 
 

@@ -44,7 +44,7 @@ def test_folds_that_are_none_are_refused(folds: list[Fold], said: str) -> None:
     assert str(raised.value) == f"{PATH}: {said}"
 
 
-def test_folds_of_one_s_own_are_taken() -> None:
+def test_valid_folds_are_accepted() -> None:
     require_folds(PATH, [RIGHT, fold("c_1 d_1", "a_1 a_2 b_1")], STUDIES)
 
 
@@ -70,7 +70,7 @@ def test_edited_splits_are_refused_before_anything_is_trained(
     assert not (tmp_path / "run").exists()
 
 
-def test_prepare_deals_folds_that_are_taken(prepared_folder: Path) -> None:
+def test_prepare_assigns_valid_folds(prepared_folder: Path) -> None:
     prepared = load_prepared(prepared_folder)
     require_folds(prepared_folder / "splits.json", prepared.folds, prepared.record.studies)
 

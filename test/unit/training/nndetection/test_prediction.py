@@ -21,7 +21,7 @@ from evaluation.__main__ import main as evaluation
 from network.detection.clustering import ScoredBoxes
 from training.dataset.prepared import load_prepared
 from training.nndetection.prediction import COMMAND, paint, write_study_outputs
-from training.run_folder.workplace import at_work
+from training.run_folder.foreign_programs import at_work
 
 CASES = ["100_1", "100_2", "101_1", "102_1", "103_1", "104_1", "105_1"]
 

@@ -250,7 +250,7 @@ def test_a_file_that_is_put_there_after_a_kill_is_refused_and_stays(planned, tmp
     mine.write_text("mine")
     later = time.time() + 60
     os.utime(mine, (later, later))
-    with refused_with("mine.txt", expected="only files of the programs", found="one of other origin"):
+    with refused_with("mine.txt", expected="only files of the programs", found="one not written by them"):
         execute(run, output, device="cpu", resume=True)
     assert mine.read_text() == "mine"
     mine.unlink()

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from clustered_boxes import encode
 
 from network.detection.anchors import AnchorPlan, anchors_of_patch
-from network.detection.boxes import encode
 from network.detection.retina_unet import DetectorOutput
 from training.configuration import CrossEntropyTerm
 from training.nnunet.segmentation_losses import build_loss

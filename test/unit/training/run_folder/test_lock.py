@@ -14,7 +14,6 @@ import pytest
 from paths import PROJECT
 from refusals import refused_with
 
-from contract.errors import OncoduetError
 from contract.files.locks import is_locked
 from training.execution import execute
 from training.run_folder.folder import RunFolder
@@ -41,7 +40,7 @@ def test_the_message_names_the_holder(folder, monkeypatch):
 def test_a_lock_without_a_name_is_still_a_lock(folder):
     with work_lock(folder.lock):
         folder.lock.write_text("")  # its holder has not come to writing its name
-        with pytest.raises(OncoduetError, match=r"at work on this run, found one$"), work_lock(folder.lock):
+        with refused_with(expected="at work on this run", found="^one$"), work_lock(folder.lock):
             pass
 
 

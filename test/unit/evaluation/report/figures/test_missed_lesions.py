@@ -11,7 +11,8 @@ from matplotlib.image import imread
 
 from contract.errors import OncoduetError
 from contract.files.atomic import write_json
-from contract.images.volume import Grid, read_volume, write_volume
+from contract.images.grid import Grid
+from contract.images.volume import read_volume, write_volume
 from evaluation.__main__ import main
 from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.report.figures.missed_lesions import draw_misses, find_misses

@@ -1,7 +1,7 @@
 import pytest
 from report_makers import quickly_judged
 
-from evaluation.statistics.verdict import Verdict
+from evaluation.statistics.verdict_records import Verdict
 
 
 @pytest.fixture(scope="session")

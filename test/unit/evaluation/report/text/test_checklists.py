@@ -7,7 +7,7 @@ from evaluation.compare import compare
 from evaluation.report.tables.clinical_tables import CLINICAL_TABLES
 from evaluation.report.tables.table_files import TABLES
 from evaluation.report.text.checklists import AUTHORS, checklists
-from evaluation.statistics.verdict import Verdict
+from evaluation.statistics.verdict_records import Verdict
 
 
 def test_checklists_have_every_item_and_name_files_that_exist(scores, tmp_path):

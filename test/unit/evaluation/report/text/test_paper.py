@@ -11,7 +11,7 @@ from evaluation.report.text.limitations import notes
 from evaluation.report.text.paper_methods import holm_over
 from evaluation.report.text.verdict_paragraph import summary
 from evaluation.statistics.analysis_file import Analysis
-from evaluation.statistics.verdict import Verdict
+from evaluation.statistics.verdict_records import Verdict
 
 
 def test_methods_and_results_hold_the_numbers_of_the_verdict(scores):

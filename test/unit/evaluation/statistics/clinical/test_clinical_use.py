@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 from evaluation_makers import random_outcome, random_truth
+from refusals import refused_with
 from scipy.special import expit, logit
 from scipy.stats import binomtest
 from scipy.stats import t as student
 from sklearn.metrics import brier_score_loss, confusion_matrix, precision_score, recall_score, roc_auc_score
 
-from contract.errors import OncoduetError
 from contract.records import read_record
 from evaluation.__main__ import main
 from evaluation.metrics.outcomes import weighted_ap
@@ -26,7 +26,7 @@ from evaluation.statistics.clinical.clinical_use import (
 from evaluation.statistics.clinical.thresholds import by_bayes, read_validation
 from evaluation.statistics.variance.arms import arms_of
 from evaluation.statistics.variance.estimates import Estimator, ratio
-from evaluation.statistics.verdict import Verdict
+from evaluation.statistics.verdict_records import Verdict
 
 ANALYSIS = 'name = "clinical"\nreplicates = 100\nprevalence = 0.033\n'
 
@@ -321,7 +321,7 @@ def test_runs_without_fold_and_restart_are_matched_by_their_networks(scores, tmp
     runs = read_scored_runs([scores.root])
     found = read_validation([validation.root], runs)
     assert all(set(found[run.name].source.runs) == set(run.source.runs) for run in runs)
-    with pytest.raises(OncoduetError, match="no scored run on validation cases"):
+    with refused_with(problem="no scored run on validation cases"):
         read_validation([validation.root / "v0"], runs)
 
 

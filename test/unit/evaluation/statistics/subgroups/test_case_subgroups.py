@@ -19,7 +19,7 @@ from evaluation.statistics.subgroups.case_subgroups import (
     read_groups,
 )
 from evaluation.statistics.variance.arms import arms_of
-from evaluation.statistics.verdict import Verdict
+from evaluation.statistics.verdict_records import Verdict
 
 DECLARED = 'name = "x"\nmetrics = ["auroc"]\nreplicates = 100\nswaps = 100\nsubgroups = ["center", "isup", "volume"]\n'
 

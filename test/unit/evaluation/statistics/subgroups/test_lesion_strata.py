@@ -16,7 +16,7 @@ from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.statistics.analysis_file import Analysis, LesionPlan
 from evaluation.statistics.subgroups.lesion_strata import compare_strata, read_strata, threshold_of_rate
 from evaluation.statistics.variance.arms import arms_of
-from evaluation.statistics.verdict import Verdict
+from evaluation.statistics.verdict_records import Verdict
 
 
 def volume(case_id, number):

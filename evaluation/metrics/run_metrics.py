@@ -1,4 +1,4 @@
-"""AUROC, average precision, FROC and ranking score over scored cases.
+"""The metrics of a run: AUROC, average precision (AP), FROC and ranking score over its scored cases.
 
 * AUROC: case-level, over likelihoods. AP: over lesions and candidates pooled from all cases, without interpolation; a
   missed lesion counts only in recall's denominator. Both answers use the same code, so that they

@@ -1,4 +1,4 @@
-"""Errors by simulation: false differences, coverage of intervals, false claims of *on par*."""
+"""Error rates by simulation: false differences, coverage of intervals, false claims of *on par*."""
 
 import logging
 import math

@@ -6,10 +6,10 @@ import time
 import pytest
 from refusals import refused_with
 
-from training.run_folder import workplace
-from training.run_folder.workplace import SIGN, at_work, remove_untouched, require_untouched
+from training.run_folder import foreign_programs
+from training.run_folder.foreign_programs import SIGN, at_work, remove_untouched, require_untouched
 
-FOREIGN = {"expected": "only files of the programs", "found": "one of other origin"}
+FOREIGN = {"expected": "only files of the programs", "found": "one not written by them"}
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_later_link_is_refused(left, tmp_path):
 
 
 def test_an_old_file_that_was_moved_there_later_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(workplace, "SLACK_S", 0.0)
+    monkeypatch.setattr(foreign_programs, "SLACK_S", 0.0)
     with at_work(tmp_path):
         pass
     (tmp_path / "mine.txt").write_text("mine")
@@ -76,7 +76,7 @@ def test_files_in_a_folder_without_the_sign_are_refused(tmp_path):
 
 
 def test_the_sign_is_touched_while_the_programs_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(workplace, "INTERVAL_S", 0.01)
+    monkeypatch.setattr(foreign_programs, "INTERVAL_S", 0.01)
     with at_work(tmp_path):
         set_age(tmp_path / SIGN, 100)
         deadline = time.monotonic() + 10

@@ -8,7 +8,6 @@ and Rowe, JRSS A 1969). A look with negligible alpha has the level 0 and leaves 
 """
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache, partial
 
 import numpy as np
@@ -63,8 +62,3 @@ def _simpson(grid: FloatArray) -> FloatArray:
     weights = np.where(np.arange(grid.size) % 2, 4.0, 2.0)
     weights[[0, -1]] = 1.0
     return np.asarray(weights * (grid[1] - grid[0]) / 3)
-
-
-def planned(looks: Sequence[int], alpha: float) -> dict[int, float]:
-    """The level of each look, by its runs per configuration."""
-    return dict(zip(looks, nominal_levels(tuple(looks), alpha), strict=True))

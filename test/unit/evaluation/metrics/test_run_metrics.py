@@ -7,7 +7,7 @@ from sklearn.metrics import auc, average_precision_score, precision_recall_curve
 
 from evaluation.matching.cases import Finding, ScoredCase
 from evaluation.metrics.curves import picai_froc, strict_froc
-from evaluation.metrics.summary import auroc, average_precision, picai_metrics, strict_metrics
+from evaluation.metrics.run_metrics import auroc, average_precision, picai_metrics, strict_metrics
 
 
 def toy(*, missed=0):

@@ -56,12 +56,14 @@ def require_untouched(folder: Path) -> None:
             continue
         if _changed_since(path, folder / SIGN):
             raise OncoduetError(
-                path, expected="only files of the programs that work here", found="one of other origin; move it away"
+                path,
+                expected="only files of the programs that work here",
+                found="one not written by them; move it away",
             )
 
 
 def remove_untouched(folder: Path) -> None:
-    """Remove a folder, unless it contains something of other origin."""
+    """Remove a folder, unless it contains something that these programs did not write."""
     with suppress(OncoduetError):
         require_untouched(folder)
         shutil.rmtree(folder, ignore_errors=True)

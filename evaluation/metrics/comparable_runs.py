@@ -10,7 +10,8 @@ import numpy as np
 
 from contract.archive.patients import FILE as PATIENTS
 from contract.errors import OncoduetError
-from evaluation.metrics.scored_run import SCORED_WITH, ScoredRun, short_hash
+from contract.text import short_hash
+from evaluation.metrics.scored_run import SCORED_WITH, ScoredRun
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def with_common_folds(read: Sequence[tuple[Path, ScoredRun]]) -> list[tuple[Path
     datasets = Counter(run.source.prepared_sha256 for _, run in read if run.source.prepared_sha256 is not None)
     if len(datasets) < 2:
         return list(read)
-    named = ", ".join(f"{count} × {sha256[:12]}" for sha256, count in datasets.items())
+    named = ", ".join(f"{count} × {short_hash(sha256)}" for sha256, count in datasets.items())
     _log.warning("trained on different datasets or splits: %s; their folds are not comparable", named)
     ((usual, _),) = datasets.most_common(1)
     return [
@@ -137,4 +138,4 @@ def _require_own_runs(read: Sequence[tuple[Path, ScoredRun]]) -> None:
 
 
 def _card(run: ScoredRun) -> str:
-    return f"{run.source.card}, {run.source.card_sha256[:12]}"
+    return f"{run.source.card}, {short_hash(run.source.card_sha256)}"

@@ -127,7 +127,7 @@ class ReaderDesign:
     positives: int
     negatives: int
     blocks: int = 1
-    """Of a split plot; 1: fully crossed."""
+    """Blocks of a split-plot design; 1: fully crossed."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class ReaderPlanRecord(Record):
     comparisons: int
     prevalence: float
     blocks: int
-    """Of a split plot; 1: fully crossed."""
+    """Blocks of a split-plot design; 1: fully crossed."""
     assumptions: Mapping[str, float]
     """Assumed standard deviations and correlations of AUROC."""
     pilot: Mapping[str, float]

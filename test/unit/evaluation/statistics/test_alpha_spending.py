@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal, norm
 
-from evaluation.statistics.boundaries import nominal_levels, spent_by
+from evaluation.statistics.alpha_spending import nominal_levels, spent_by
 
 
 @pytest.mark.parametrize("looks", [(5, 10, 15, 20), (4, 5, 12), (10, 20)])

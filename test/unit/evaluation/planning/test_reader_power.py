@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 import pytest
+from refusals import refused_with
 from scipy.stats import f, ncf
 
 from contract.errors import OncoduetError
 from contract.records import read_record
 from evaluation.__main__ import main
-from evaluation.planning.readers import (
+from evaluation.planning.reader_power import (
     TYPICAL,
     ReaderDesign,
     ReaderPlanRecord,
@@ -174,7 +175,7 @@ def test_a_pilot_supplies_the_components(scores, tmp_path, refusal):
 
 def test_a_pilot_with_single_runs_is_refused(scores, tmp_path):
     scores.run("one", "ce")
-    with pytest.raises(OncoduetError, match="a pilot needs two runs of a configuration"):
+    with refused_with(problem="a pilot needs two runs of a configuration"):
         pilot_components([scores.root], tmp_path / "readers.csv")
 
 
@@ -196,5 +197,5 @@ def test_impossible_questions_are_refused_in_one_line(words, message, refusal):
 
 def test_where_nothing_varies_there_is_nothing_to_plan():
     alike = VarianceComponents(0.0, 0.0, *[np.array([0.1, 0.1])] * 5)
-    with pytest.raises(OncoduetError, match="nothing varies between runs, readers or cases"):
+    with refused_with(problem="nothing varies between runs, readers or cases"):
         precision(alike, ReaderDesign(2, 2, 10, 10))
