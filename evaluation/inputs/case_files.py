@@ -82,7 +82,7 @@ def likelihoods_by_case(folder: Path, maps: Mapping[str, Path]) -> dict[str, Pat
         raise OncoduetError(
             folder,
             expected=f"a likelihood CASE.json of all {len(maps)} cases or of none",
-            found=f"{len(found)}, none for {first_few(lacking, 1)}",
+            found=f"{first_few([path.name for path in found.values()], 1)}; none for {first_few(lacking, 1)}",
         )
     if strays:
         _log.warning("%s: not read: %s", folder, first_few([path.name for path in strays], 1))
