@@ -230,7 +230,7 @@ def test_a_source_that_names_a_card_of_ours_chooses_no_lesion_values(workshop, m
         ("p2_s1_likelihood.json", "p2_s1_likelihood.json"),
         ("p2_s1.JSON", "p2_s1.JSON"),
         ("p3_s1.json", "p3_s1.json"),
-        ("notes.txt", "found 1, none for p2_s1"),
+        ("notes.txt", "found p1_s1.json; none for p2_s1"),
     ],
 )
 def test_a_missing_likelihood_is_never_replaced_by_the_maximum(workshop, maps, truth, rename, named):
