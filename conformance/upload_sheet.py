@@ -71,7 +71,7 @@ def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
         raise OncoduetError(folder, "no archives to upload")
     sections = [
         f"# Upload: {markdown(card.title)}",
-        f"Card {markdown(card.name)}, sha256 {card.sha256}.",
+        f"Card {code(card.name)}, sha256 {card.sha256}.",
         "## Files",
         _table(("file", "is", "MB", "sha256"), [_file(path) for path in files]),
         "## Sockets of the algorithm",

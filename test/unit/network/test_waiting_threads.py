@@ -6,7 +6,7 @@ from programs import python
 JOB = "import training.campaign.slurm_executor as job; job.choose_device('cpu'); import torch"
 """What submitit unpickles in a Slurm job."""
 ALGORITHM = "import algorithm.__main__ as program; program.use_threads(1)"
-TRAINER = "import training.trainers.nnunet"
+TRAINER = "import training.nnunet.trainer"
 
 
 @pytest.mark.parametrize(
