@@ -78,7 +78,7 @@ def test_a_run_notices_that_its_archive_changed(dataset, archive, profile, tmp_p
 def test_equal_size_and_time_are_believed_unless_every_hash_is_asked_for(dataset, archive):
     flip(archive / "103" / "103_1_adc.mha")
     assert unchanged_archive(dataset) == archive
-    with refused_with(r"103_1_adc\.mha", expected="the file that"):
+    with refused_with(r"103_1_adc\.mha", "changed since .* was prepared from it"):
         unchanged_archive(dataset, hash_all=True)
 
 
