@@ -65,7 +65,7 @@ def refuse(engine, leftovers, name, tmp_path):
 
 def test_an_image_that_does_not_exist(refuse):
     assert refuse("no-such-image:1", "--kind", "algorithm") == (
-        "error: no-such-image:1: neither an image of the engine nor an archive of one"
+        "error: no-such-image:1: neither an image known to the engine nor an archive of one"
     )
 
 
@@ -103,7 +103,7 @@ def test_a_truth_folder_that_misses_a_study(refuse, archive, tmp_path):
     for name, content in truth_files(CARD, dict(list(made_truth(CARD).items())[1:])).items():
         (truth / name).write_bytes(content)
     line = refuse("oncoduet-evaluation", "--kind", "evaluation", "--study", archive, "--truth", truth)
-    assert line == f"error: {truth}: expected a label map of every study, found none of 10000_1000000"
+    assert line == f"error: {truth}: no label map for 10000_1000000"
 
 
 def test_a_truth_folder_without_label_maps(refuse, tmp_path):

@@ -293,10 +293,10 @@ def test_image_without_python3_skips_the_checks_that_need_it(api, build, make_mo
     said = checks[check]["found"]
     if api == "exec":
         assert (status, checks[check]["verdict"]) == (0, "skipped")
-        assert "expected python3 in the image, to look around, found " in said
+        assert "expected python3 in the image, for checking the conditions, found " in said
     else:
         assert (status, checks[check]["verdict"]) == (1, "fail")
-        assert "no python3 in the image, to call its server" in said
+        assert "no python3 in the image, which is needed to call its server" in said
 
 
 def test_algorithm_of_the_older_contract_passes_with_legacy(build, make_model, conform):
