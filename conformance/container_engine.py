@@ -13,6 +13,7 @@ import resource
 import signal
 import subprocess
 import tarfile
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +30,7 @@ LABEL = "oncoduet.conformance"
 _ANSWER_S = 1800
 """Time limit of an engine command; loading and saving large images take minutes."""
 
+_REMOVALS, _BETWEEN_REMOVALS_S = 10, 1.0
 _MOST_FILES, _PROCESSES = 1 << 20, 4096
 MOST_BYTES = 16 << 20
 """Limit of one stream, more than honest output needs."""
@@ -228,7 +230,24 @@ class ContainerEngine:
         return status == 0 and b'"nvidia"' in stdout
 
     def remove_everything(self) -> None:
-        """Remove all containers, volumes and images with the label, and the images that were loaded."""
+        """Remove all containers, volumes and images with the label, and the images that were loaded.
+
+        A container that the engine was still making when its client was killed may appear late, and hold a volume.
+        """
+        for left in reversed(range(_REMOVALS)):
+            try:
+                self._remove_made()
+                break
+            except OncoduetError:
+                if not left:
+                    raise
+                time.sleep(_BETWEEN_REMOVALS_S)
+        for name, before in self.loaded.items():
+            self("rmi", "--force", name)
+            if before:
+                self("tag", before, name)
+
+    def _remove_made(self) -> None:
         chosen = ["--filter", f"label={self.label}"]
         for listing, removal in (
             (["ps", "--all", "--quiet"], ["rm", "--force", "--volumes"]),
@@ -238,10 +257,6 @@ class ContainerEngine:
             names = self(*listing, *chosen).decode().split()
             if names:
                 self(*removal, *dict.fromkeys(names))
-        for name, before in self.loaded.items():
-            self("rmi", "--force", name)
-            if before:
-                self("tag", before, name)
 
 
 @contextmanager

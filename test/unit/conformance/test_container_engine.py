@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from refusals import refused_with
 
+from conformance import container_engine
 from conformance.__main__ import main
 from conformance.conditions import MOST_OUTPUT_BYTES, MOST_OUTPUT_FILES, NotRunError, Place
 from conformance.container_engine import MOST_BYTES, ContainerEngine, entry, last_line, pack
@@ -232,3 +233,19 @@ def test_engine_has_a_gpu_if_it_has_nvidias_runtime(client):
 def test_last_line_is_the_last_that_is_not_empty():
     assert last_line(b"a\nL\xc3\xa4sion \n\n") == "Läsion"
     assert last_line(b"\n") == ""
+
+
+def test_a_volume_that_a_late_container_holds_is_removed_at_the_next_attempt(tmp_path, monkeypatch):
+    """The client of that container was killed while the engine was making it."""
+    monkeypatch.setattr(container_engine, "_BETWEEN_REMOVALS_S", 0)
+    client = tmp_path / "docker"
+    client.write_text(
+        "#!/bin/bash\n"
+        f"cd {tmp_path}\n"
+        "case $1 in ps) [ ! -e late ] || [ -e gone ] || echo c1;; rm) touch gone;; images) ;; esac\n"
+        '[ "$1 $2" != "volume ls" ] || [ -e empty ] || echo v1\n'
+        '[ "$1 $2" != "volume rm" ] || { [ -e gone ] && touch empty; } || { touch late; exit 1; }\n'
+    )
+    client.chmod(0o755)
+    ContainerEngine(str(client)).remove_everything()
+    assert {"late", "gone", "empty"} <= {path.name for path in tmp_path.iterdir()}
