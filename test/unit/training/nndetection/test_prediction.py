@@ -218,7 +218,7 @@ def test_an_output_that_is_something_else_is_refused(finished, command, fake_nnd
     assert outcome(*words) == (0, "")
     shutil.copytree(output / "100_1", output / "900_1")
     said = refusal(*words)
-    assert f"expected predictions of studies in {archive} alone, found 900_1, which is not there" in said
+    assert f"expected only predictions of studies in {archive}, found 900_1, which is not there" in said
     shutil.rmtree(output / "900_1")
     batch = read_json(output / "batch.json")
     (output / "batch.json").write_text(json.dumps(batch | {"parents": {"run": "0"}}))
