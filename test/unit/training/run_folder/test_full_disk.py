@@ -88,14 +88,19 @@ def test_a_disk_without_room_for_the_weights_costs_no_checkpoint(train_on_small_
 
 
 @pytest.mark.parametrize(
-    "size_bytes", [400_000, 1_000_000], ids=["for the stacked studies", "for the preprocessed ones"]
+    ("size_bytes", "said", "left"),
+    [
+        (400_000, r"output: expected at least [\d.]+ GB free on the disk for 7 stacked studies, found", []),
+        (1_000_000, r"output/\.work/.*: expected enough space for it on the disk, found \d+ bytes free", [".work"]),
+    ],
+    ids=["before work", "on the way, where the work done stays"],
 )
-def test_a_disk_without_room_for_a_dataset_is_refused(on_small_disk, archive, tmp_path, size_bytes):
+def test_a_disk_without_room_for_a_dataset_is_refused(on_small_disk, archive, tmp_path, size_bytes, said, left):
     code, message = on_small_disk("prepare", size_bytes, card="cspca-picai", archive=archive, folds=3)
     assert code == 3, message
     assert message.count("\n") == 1
-    assert re.search(r"output: expected enough space for it on the disk, found \d+ bytes free", message)
-    assert list((tmp_path / "copy").iterdir()) == []
+    assert re.search(said, message)
+    assert [path.name for path in (tmp_path / "copy").rglob("*") if path.parent.name == "output"] == left
 
 
 def _checkpoint_bytes(run, folder: Path) -> int:
