@@ -55,6 +55,7 @@ def move(trainer):
             case_id: replace(study, image=on_gpu(study.image.half()), label=on_gpu(study.label))
             for case_id, study in loader.studies.by_id.items()
         }
+        loader.device, loader.dtype = GPU, torch.float16
         of_instances = isinstance(loader.studies, InstanceStudies)
         loader.studies = InstanceStudies(by_id, loader.studies.instances, GPU) if of_instances else Studies(by_id, GPU)
     if isinstance(trainer, DetectorTrainer):
