@@ -272,3 +272,23 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         return message
 
     return run
+
+
+@pytest.fixture
+def maps(workshop):
+    return {
+        "a": workshop.image({0.75: workshop.box}),
+        "b": workshop.image({0.25: workshop.elsewhere}),
+        "c": workshop.image({0.5: workshop.elsewhere}),
+    }
+
+
+@pytest.fixture
+def likelihoods():
+    return {"a": 0.8, "b": 0.6, "c": 0.5}
+
+
+@pytest.fixture
+def truth(workshop):
+    labels = {"a": workshop.image({3: workshop.box}), "b": workshop.image(), "c": workshop.image({1: workshop.box})}
+    return workshop.truth(labels)

@@ -8,26 +8,6 @@ from programs import python
 from evaluation.__main__ import main
 
 
-@pytest.fixture
-def maps(workshop):
-    return {
-        "a": workshop.image({0.75: workshop.box}),
-        "b": workshop.image({0.25: workshop.elsewhere}),
-        "c": workshop.image({0.5: workshop.elsewhere}),
-    }
-
-
-@pytest.fixture
-def likelihoods():
-    return {"a": 0.8, "b": 0.6, "c": 0.5}
-
-
-@pytest.fixture
-def truth(workshop):
-    labels = {"a": workshop.image({3: workshop.box}), "b": workshop.image(), "c": workshop.image({1: workshop.box})}
-    return workshop.truth(labels)
-
-
 def test_command_prints_scores_and_what_was_left_out(workshop, maps, truth, tmp_path, capsys):
     folder = workshop.plain(maps)
     arguments = ["score", "--predictions", str(folder), "--truth", str(truth), "--output", str(tmp_path / "out")]

@@ -22,26 +22,6 @@ from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.score import RunName, score
 
 
-@pytest.fixture
-def maps(workshop):
-    return {
-        "a": workshop.image({0.75: workshop.box}),
-        "b": workshop.image({0.25: workshop.elsewhere}),
-        "c": workshop.image({0.5: workshop.elsewhere}),
-    }
-
-
-@pytest.fixture
-def likelihoods():
-    return {"a": 0.8, "b": 0.6, "c": 0.5}
-
-
-@pytest.fixture
-def truth(workshop):
-    labels = {"a": workshop.image({3: workshop.box}), "b": workshop.image(), "c": workshop.image({1: workshop.box})}
-    return workshop.truth(labels)
-
-
 def table(path):
     with path.open(encoding="utf-8") as stream:
         return list(csv.reader(stream))

@@ -22,11 +22,11 @@ from training.run_folder.folder import RunFolder
 def build(planned, tmp_path):
     """A trainer with its batches, at the beginning of the first epoch."""
 
-    def make(configuration):
+    def make(configuration, device="cpu"):
         run, folder = planned(configuration), RunFolder(tmp_path / "run")
         if configuration == "retina-unet":
             run.engine.plan_anchors(run, folder)
-        task = run.engine.task(run, folder, "cpu")
+        task = run.engine.task(run, folder, device)
         built = build_trainer(task, DetectorTrainer if configuration == "retina-unet" else Trainer)
         built.initialize()
         built.dataloader_train, built.dataloader_val = built.get_dataloaders()
@@ -120,16 +120,9 @@ def test_channels_last_and_a_compiled_network_train_the_same_network(build, tmp_
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("configuration", "waits"), [("ce-focal", 0), ("retina-unet", 2)])
-def test_a_real_gpu_waits_no_more_often(planned, tmp_path, recwarn, configuration, waits):
+def test_a_real_gpu_waits_no_more_often(build, recwarn, configuration, waits):
     """By torch's own count, for steps after the first, which fills caches."""
-    run, folder = planned(configuration), RunFolder(tmp_path / "run")
-    if configuration == "retina-unet":
-        run.engine.plan_anchors(run, folder)
-    task = run.engine.task(run, folder, "cuda")
-    trainer = build_trainer(task, DetectorTrainer if configuration == "retina-unet" else Trainer)
-    trainer.initialize()
-    trainer.dataloader_train, trainer.dataloader_val = trainer.get_dataloaders()
-    trainer.on_epoch_start()
+    trainer = build(configuration, "cuda")
     for _ in range(6):
         recwarn.clear()
         torch.cuda.set_sync_debug_mode("warn")
