@@ -27,7 +27,7 @@ from contract.process.invoke_server import PORT, Case, end_process, serve
 from contract.process.progress import stdout_bar
 from contract.process.terminal import log_to_stdout
 from network.detection.clustering import BoxShape, CaseScore
-from network.device import HELP, ComputeDevice, Device, WantedPrecision, choose_device, free_device_memory
+from network.machine.device import HELP, ComputeDevice, Device, WantedPrecision, choose_device, free_device_memory
 
 MODEL = Path("/opt/ml/model")
 INPUT = Path("/input")
@@ -117,7 +117,7 @@ def _chosen_device(options: argparse.Namespace) -> ComputeDevice:
 def _prediction_options(options: argparse.Namespace, device: ComputeDevice | None = None) -> PredictionOptions:
     """What was asked for, on the device that is chosen already or now."""
     device = device or _chosen_device(options)
-    from network.precision import choose_precision  # noqa: PLC0415 - imports torch
+    from network.machine.precision import choose_precision  # noqa: PLC0415 - imports torch
 
     return PredictionOptions(
         mirroring=False if options.no_mirroring else None,

@@ -22,8 +22,8 @@ from contract.images.volume import Float32Array, Volume, read_grid, read_volume,
 from contract.outputs import Output, require_apart, require_folder, require_unowned, subfolder
 from contract.process.progress import Track
 from contract.records import Source
-from network.placement import Placement
-from network.study import content_sha256
+from network.study.placement import Placement
+from network.study.scan import content_sha256
 
 COMMAND = "algorithm baseline"
 

@@ -22,8 +22,8 @@ from contract.images.volume import Float32Array
 from contract.outputs import file_output, require_apart
 from contract.process.progress import Track
 from contract.records import write_record
-from network.device import Precision, memory_or_refuse
-from network.precision import native_precisions
+from network.machine.device import Precision, memory_or_refuse
+from network.machine.precision import native_precisions
 
 logger = logging.getLogger(__name__)
 

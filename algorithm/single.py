@@ -11,7 +11,7 @@ from contract.batch_layout import study_files
 from contract.images.volume import image_stem
 from contract.outputs import Output, require_apart
 from contract.sockets import find_channels
-from network.device import memory_or_refuse
+from network.machine.device import memory_or_refuse
 
 logger = logging.getLogger(__name__)
 

@@ -28,8 +28,8 @@ from contract.files.reading import sha256_file
 from contract.process.command import Parser, run_command
 from contract.process.terminal import log_to_stdout
 from contract.records import BundleRecord, Member, RunKey, Stage, StageRecord, write_record
-from network.architecture import build_network
-from network.weights import save_weights, tensors_sha256
+from network.model.architecture import build_network
+from network.model.weights import save_weights, tensors_sha256
 
 CARD = "cspca-picai"
 _BRIGHT = 6.0  # deviations of the image

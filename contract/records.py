@@ -54,7 +54,7 @@ class RunKey(Frozen):
 class TrainingStudiesRecord(Record):
     """``training_studies.json``: the studies a network was trained on, by hashes of their voxels and without names.
 
-    The hash is that of ``network.study.content_sha256``; each list is sorted.
+    The hash is that of ``network.study.scan.content_sha256``; each list is sorted.
     """
 
     trained_on: tuple[str, ...]
@@ -216,7 +216,7 @@ class StudyRecord(Record):
     case_id: str
     images: tuple[ImageStamp, ...]
     content_sha256: str | None = None
-    """Hash of the reference channel's voxels (``network.study.content_sha256``); null: not known (older program)."""
+    """Hash of the reference channel's voxels (``network.study.scan``); null: not known (older program)."""
     outputs: Mapping[RelativePath, str] = {}
     """Hash of each output by path relative to the study's folder, to detect edits; empty: not known (older program)."""
     method_sha256: str | None = None

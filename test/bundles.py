@@ -12,7 +12,7 @@ from contract.card import CARDS, Card
 from contract.files.atomic import write_json
 from contract.files.checksums import SUMS
 from contract.records import BundleRecord, Member, RunKey, Stage, StageRecord, write_record
-from network.weights import save_weights, tensors_sha256
+from network.model.weights import save_weights, tensors_sha256
 
 Json = dict[str, Any]
 

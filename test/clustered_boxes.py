@@ -8,7 +8,7 @@ from torch import Tensor
 
 from network.detection.boxes import centres, sizes
 from network.detection.clustering import BoxPostprocessing, ScoredBoxes
-from network.detection.inference import Detector, find_boxes
+from network.detection.whole_study import Detector, find_boxes
 
 
 def predict_boxes(

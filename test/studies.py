@@ -9,8 +9,8 @@ import numpy as np
 from contract.card import Card
 from contract.images.grid import Grid
 from contract.images.volume import Float32Array, LabelArray
-from network.placement import Placement
-from network.study import classes_on, read_scan, read_truth, stack
+from network.study.placement import Placement
+from network.study.scan import classes_on, read_scan, read_truth, stack
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from contract.errors import OncoduetError, UsageError
 from contract.process.command import Parser, run_command
 from contract.process.terminal import console, log_to_stdout
-from network.device import HELP, Device, Kind
+from network.machine.device import HELP, Device, Kind
 
 if TYPE_CHECKING:
     from training.campaign.devices import CudaDevice

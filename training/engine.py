@@ -20,7 +20,7 @@ from pydantic import Field, RootModel
 from contract.errors import OncoduetError
 from contract.records import CheckpointPolicy, Epoch, RunRecord
 from contract.schema import named_toml, parse_toml
-from network.device import Device, Kind, choose_device
+from network.machine.device import Device, Kind, choose_device
 from training.configuration import CONFIGURATIONS, Configuration
 from training.dataloading.training_set import PLACES, Place
 from training.run_folder.folder import RunFolder
@@ -174,8 +174,8 @@ class Engine(ABC):
 
         Raises ``OncoduetError``: the plan's patch does not suit the network.
         """
-        from network.architecture import build_network  # noqa: PLC0415 - takes seconds to import
-        from network.preprocessing import patch_size_zyx  # noqa: PLC0415
+        from network.model.architecture import build_network  # noqa: PLC0415 - takes seconds to import
+        from network.preprocessing.nnunet_preprocessing import patch_size_zyx  # noqa: PLC0415
 
         network: Any = build_network(run.plans, run.prepared.dataset, deep_supervision=True)
         return network, int(network.compute_conv_feature_map_size(patch_size_zyx(run.plans)))
@@ -203,7 +203,7 @@ class Engine(ABC):
 
         Raises ``OncoduetError``: what names them is missing or malformed.
         """
-        from network.weights import load_weights, tensors_sha256  # noqa: PLC0415 - takes seconds to import
+        from network.model.weights import load_weights, tensors_sha256  # noqa: PLC0415 - takes seconds to import
 
         path = folder.weights
         yield path, record.weights_sha256, lambda: tensors_sha256(load_weights(path))

@@ -22,7 +22,14 @@ from contract.records import (
     RunRecord,
     write_record,
 )
-from network.device import Device, Kind, choose_device, free_device_memory, memory_or_refuse, require_same_device
+from network.machine.device import (
+    Device,
+    Kind,
+    choose_device,
+    free_device_memory,
+    memory_or_refuse,
+    require_same_device,
+)
 from training.dataloading.training_set import Place
 from training.dataset.archive_stamps import reachable_archive, recorded_archive, unchanged_archive
 from training.engine import TrainingContext
@@ -297,7 +304,7 @@ def _make_model(
     request: RunRequest, folder: RunFolder, *, where: "_Where", progress: dict[str, Any], options: RunOptions
 ) -> Steps[RunRecord]:
     """Train by the engine and choose the weights; ``progress`` is kept up to date."""
-    from network.weights import load_weights, save_weights, tensors_sha256  # noqa: PLC0415
+    from network.model.weights import load_weights, save_weights, tensors_sha256  # noqa: PLC0415
     from training.run_folder.tensorboard import Curves  # noqa: PLC0415
 
     run = request.run

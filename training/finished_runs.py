@@ -8,7 +8,7 @@ from pathlib import Path
 from contract.errors import OncoduetError
 from contract.files.reading import inside
 from contract.records import RunRecord
-from network.weights import load_weights, tensors_sha256
+from network.model.weights import load_weights, tensors_sha256
 from training.engine import engine_of
 from training.run_folder.folder import RunFolder, require_distinct
 

@@ -12,8 +12,8 @@ import shutil
 import torch
 
 from contract.errors import OncoduetError
-from network.device import Kind
-from network.precision import HALF, require_precision
+from network.machine.device import Kind
+from network.machine.precision import HALF, require_precision
 from training.profile import Compute, Profile
 
 logger = logging.getLogger(__name__)

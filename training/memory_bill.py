@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from contract.errors import OncoduetError
 from contract.records import RunRecord
-from network.device import Kind
-from network.plans import full_resolution
+from network.machine.device import Kind
+from network.model.plans import full_resolution
 from training.dataloading.training_set import PLACES, Patches, Place, home, patches_of
 from training.run import Run
 
@@ -219,7 +219,7 @@ def too_little(where: str, bill: MemoryBill, free: FreeMemory, *, loader: str) -
 
 def free_memory(kind: Kind) -> FreeMemory:
     """What this process has left; on a GPU with what torch keeps of its memory for later."""
-    from network.memory_plan import gpu_bytes_left, held_bytes, memory_budget  # noqa: PLC0415 - import torch
+    from network.inference.memory_plan import gpu_bytes_left, held_bytes, memory_budget  # noqa: PLC0415 - import torch
 
     budget = memory_budget()
     host = max(0, budget.total - held_bytes())

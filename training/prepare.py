@@ -30,7 +30,7 @@ from contract.process.progress import clock, stdout_bar
 from contract.process.workers import Workers, shared_threads
 from contract.records import Stage, write_record
 from contract.text import SHOWN, first_few
-from network import plausibility
+from network.study import plausibility
 from training.dataset import nnunet_planning
 from training.dataset.archive_stamps import FILE as SOURCES
 from training.dataset.archive_stamps import SourcesRecord, files_of, read_sources, same_studies
@@ -112,8 +112,8 @@ def prepare(
     ------
     OncoduetError
         The archive is empty or a study of it is wrong (see ``contract.archive``, ``network.study``); no study has a
-        lesion, or one lacks the organ that the card locates first; there are fewer patients than folds, or it is open
-        who they are; the output holds another dataset, an unfinished one of another card, or files of other origin;
+        lesion, or one lacks the organ that the card locates first; there are fewer patients than folds, or the patients
+        are unknown; the output holds another dataset, an unfinished one of another card, or files of other programs;
         the disk is too small; a process was killed. There is no new dataset then.
     UsageError
         Fewer than two folds, a seed below 0, or no worker.

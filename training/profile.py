@@ -15,8 +15,8 @@ from contract.errors import OncoduetError
 from contract.files.reading import sha256_json
 from contract.records import CheckpointPolicy
 from contract.schema import Count, Factor, Frozen, Name, later, named_toml, parse_toml
-from network.device import Precision
-from network.plans import edited_full_resolution
+from network.machine.device import Precision
+from network.model.plans import edited_full_resolution
 
 PROFILES = Path(__file__).parent / "profiles"
 
@@ -65,7 +65,7 @@ class Compute(Frozen):
     compile: bool | Literal["auto"] = False
     """Networks are compiled by torch; ``auto``: where the machine has what that needs."""
     amp: Precision = "fp16"
-    """What networks compute in; see :mod:`network.precision`. Weights and sums are float32 always."""
+    """What networks compute in; see :mod:`network.machine.precision`. Weights and sums are float32 always."""
     channels_last: bool = False
     """Channels are the innermost axis in memory."""
 

@@ -29,7 +29,7 @@ from contract.outputs import Output, claim_file, require_apart, require_free, su
 from contract.records import BatchRecord, Record, RunRecord, read_record, write_record
 from contract.schema import Frozen
 from network.detection.clustering import BoxPostprocessing, BoxShape, CaseScore
-from network.device import Device
+from network.machine.device import Device
 from training.dataset.archive_stamps import read_sources, recorded_archive, unchanged_archive
 from training.dataset.prepared import Prepared, load_prepared
 from training.engine import engine_of

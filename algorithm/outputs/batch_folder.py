@@ -57,7 +57,7 @@ from contract.records import (
     read_record,
     write_record,
 )
-from network.study import content_sha256
+from network.study.scan import content_sha256
 
 FAILURES, LOCK = "failures.json", ".lock"
 COMMAND = "algorithm batch"

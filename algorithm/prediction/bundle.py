@@ -20,7 +20,7 @@ from contract.records import BundleRecord, Member, StageRecord, read_record
 if TYPE_CHECKING:
     import torch
 
-    from network.sliding_window import Streamed
+    from network.inference.sliding_window import Streamed
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def read_bundle(folder: Path) -> Bundle:
 
 def _stage(folder: Path, record: BundleRecord, stage: BundleRecord | StageRecord, card: Card) -> Bundle:
     """The part of a bundle that belongs to one stage."""
-    from network.plans import read_plans  # noqa: PLC0415
+    from network.model.plans import read_plans  # noqa: PLC0415
 
     plans, dataset = read_plans(folder / stage.plans_file, folder / stage.dataset_file, card)
     files = stage.model_dump(include={"plans_file", "dataset_file"})
@@ -127,7 +127,7 @@ class MemberNetworks:
 
     def streamed(self) -> "Streamed":
         """Networks that are loaded for their turn and dropped after it; what was kept is dropped too."""
-        from network.sliding_window import Streamed  # noqa: PLC0415
+        from network.inference.sliding_window import Streamed  # noqa: PLC0415
 
         self._kept = []
         return Streamed(len(self._members), self._load)
@@ -151,8 +151,8 @@ def load_network(bundle: Bundle, member: Member, device: "torch.device", *, veri
     """
     import torch  # noqa: PLC0415
 
-    from network.architecture import build_network, normalise_by_groups  # noqa: PLC0415
-    from network.weights import fill, load_weights, tensors_sha256  # noqa: PLC0415
+    from network.model.architecture import build_network, normalise_by_groups  # noqa: PLC0415
+    from network.model.weights import fill, load_weights, tensors_sha256  # noqa: PLC0415
 
     path = bundle.folder / member.file
     weights = load_weights(path)

@@ -19,12 +19,12 @@ from contract.images.volume import Float32Array, Volume
 from contract.records import Member, read_record
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides, require_levels
 from network.detection.clustering import BoxPostprocessing, BoxShape, CaseScore, ScoredBoxes
-from network.detection.inference import Detector, RawDetections, find_boxes
 from network.detection.painting import paint_boxes
-from network.device import Precision
-from network.placement import Placement
-from network.preprocessing import NetworkGrid, patch_size_zyx
-from network.sliding_window import Networks, NotFiniteError, Streamed
+from network.detection.whole_study import Detector, RawDetections, find_boxes
+from network.inference.sliding_window import Networks, NotFiniteError, Streamed
+from network.machine.device import Precision
+from network.preprocessing.nnunet_preprocessing import NetworkGrid, patch_size_zyx
+from network.study.placement import Placement
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from algorithm.prediction.bundle import Bundle
 from contract.errors import OncoduetError
 from contract.records import Record, read_record
 from contract.schema import Count, Frozen
-from network.device import Precision
+from network.machine.device import Precision
 
 logger = logging.getLogger(__name__)
 

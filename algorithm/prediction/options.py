@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from contract.card import Card
-from network.device import Kind, Precision
+from network.machine.device import Kind, Precision
 
 
 @dataclass(frozen=True)
@@ -13,11 +13,11 @@ class PredictionOptions:
     mirroring: bool | None = None
     """Whether to average over mirrored copies of a study; None: as the card says."""
     precision: Precision = "fp32"
-    """What the networks compute in; see :mod:`network.precision`."""
+    """What the networks compute in; see :mod:`network.machine.precision`."""
     memory_gb: float | None = None
     """Memory that the process may use, in GB; None: what container, limits and machine leave to it."""
     device: Kind = "cpu"
-    """Where the networks compute; see :mod:`network.device`."""
+    """Where the networks compute; see :mod:`network.machine.device`."""
 
     def mirrors(self, card: Card) -> bool:
         """Whether a study is predicted with mirrored copies."""

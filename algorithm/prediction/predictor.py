@@ -4,7 +4,7 @@ The study is read and preprocessed once and every window is predicted by every m
 network's own grid, and only the average is brought to the reference image. A batch can therefore ask for many ensembles
 at the price of one pass. Members that find boxes (``algorithm.prediction.detectors``) give a map of their own; where an
 ensemble holds both kinds, the two maps are averaged, weighted with their numbers of members. Before a study is read,
-its need of memory is estimated (``network.memory_plan``); where memory is short, members or windows take turns.
+its memory is planned (``network.inference.memory_plan``); where memory is short, members or windows take turns.
 
 For a card that first locates an organ the same is done twice: the networks of stage 1 see the whole scan coarsely and
 give the region that those of stage 2 see.
@@ -38,9 +38,7 @@ from contract.images.volume import Float32Array, Volume
 from contract.records import Member
 from contract.text import one_line
 from network.detection.clustering import BoxPostprocessing
-from network.device import free_device_memory, out_of_memory
-from network.localisation import keep_near, organ_region
-from network.memory_plan import (
+from network.inference.memory_plan import (
     MemoryPlan,
     StudySize,
     held_bytes,
@@ -50,11 +48,20 @@ from network.memory_plan import (
     plan_memory,
     quickest_way,
 )
-from network.placement import Placement
-from network.precision import slowdown
-from network.preprocessing import NetworkGrid, Preprocessed, most_features, network_size, patch_size_zyx, preprocess
-from network.sliding_window import NotFiniteError, ensemble_probabilities, windows_per_pass
-from network.study import Scan, read_scan, stack
+from network.inference.sliding_window import NotFiniteError, ensemble_probabilities, windows_per_pass
+from network.machine.device import free_device_memory, out_of_memory
+from network.machine.precision import slowdown
+from network.preprocessing.nnunet_preprocessing import (
+    NetworkGrid,
+    Preprocessed,
+    most_features,
+    network_size,
+    patch_size_zyx,
+    preprocess,
+)
+from network.study.localisation import keep_near, organ_region
+from network.study.placement import Placement
+from network.study.scan import Scan, read_scan, stack
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +97,7 @@ class Predictor:
         """Predict one study with every member.
 
         Raises ``OncoduetError``: the study needs more memory than there is, cannot be read (see
-        ``network.study.read_scan``), or a member gives no finite probability.
+        ``network.study.scan.read_scan``), or a member gives no finite probability.
 
         Parameters
         ----------
@@ -385,7 +392,7 @@ class StudyPrediction:
     bundle: Bundle
     placement: Placement
     content_sha256: str
-    """Hash of the reference channel's voxels; see :func:`network.study.content_sha256`."""
+    """Hash of the reference channel's voxels; see :func:`network.study.scan.content_sha256`."""
     grid: NetworkGrid | None
     """The network's grid; None: no organ was found, and nothing was searched."""
     by_names: Mapping[Names, Float32Array]

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from contract.errors import UsageError
-from network.cgroups import ROOT, cores_left
+from network.machine.cgroups import ROOT, cores_left
 
 MOST_THREADS = 256
 """Most threads, on any number of cores: a run's number is repeated on other machines to obtain the same bits."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from contract.errors import OncoduetError
 from contract.schema import Frozen
-from network.plans import MOST_STAGES, full_resolution
+from network.model.plans import MOST_STAGES, full_resolution
 
 Triple = tuple[int, int, int]
 Voxels = Annotated[float, Field(gt=0, le=10_000)]

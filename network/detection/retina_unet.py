@@ -1,10 +1,10 @@
 """The Retina U-Net: nnU-Net's encoder and decoder, heads for boxes on several levels, and the U-Net's own segmentation.
 
-The plan's U-Net comes from :mod:`network.architecture`, with the names that its weights always have. A projection of
-one voxel brings each detection level's features to as many channels as the finest of these levels has (128 in
-nnU-Net's larger plans, nnDetection's number); then come a classifier and a regressor that all levels share. Heads are
-nnDetection's (V001): two convolutions of 3 x 3 x 3 with group norm, and one to the result; a regressor's result is
-multiplied by a number that each level learns.
+The plan's U-Net comes from :mod:`network.model.architecture`; its weights keep their names. A projection of one voxel
+brings each detection level's features to as many channels as the finest of these levels has (128 in nnU-Net's larger
+plans, nnDetection's number); then come a classifier and a regressor that all levels share. Heads are nnDetection's
+(V001): two convolutions of 3 x 3 x 3 with group norm, and one to the result; a regressor's result is multiplied by a
+number that each level learns.
 
 What is different there: the levels come from a feature pyramid instead of the U-Net's decoder, which has a further
 convolution after the projection; the segmentation has two classes for every dataset; all convolutions of the heads
@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from network.architecture import build_network
 from network.detection.anchors import AnchorPlan, level_strides, require_levels
+from network.model.architecture import build_network
 
 CHANNELS_PER_GROUP = 16
 PRIOR = 0.01
@@ -48,7 +48,7 @@ class DetectorOutput:
 def build_retina_unet(plans: Mapping[str, Any], dataset: Mapping[str, Any], anchors: AnchorPlan) -> "RetinaUNet":
     """Build the Retina U-Net of a plan, with freshly initialised weights, if it has memory (:func:`build_network`).
 
-    Raises ``OncoduetError``: the plan is malformed (:mod:`network.plans`), or its network has not the anchors' levels.
+    Raises ``OncoduetError``: the plan is malformed, or its network lacks a level of the anchors.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Lesion probability of a whole study by the detectors' segmentation heads, from the tiles that are searched for boxes.
 
-As in :mod:`network.sliding_window`: a tile's logits count with a Gaussian weight around its centre and are averaged
-over mirrored copies; only then do they become probabilities. Accumulators are float32 and as large as the study, since
-boxes that are painted with a segmentation may be anywhere.
+As in :mod:`network.inference.sliding_window`, a tile's logits count with a Gaussian weight around its centre and are
+averaged over mirrored copies; only then do they become probabilities. Accumulators are float32 and as large as the
+study, since boxes that are painted with a segmentation may be anywhere.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from contract.images.grid import Box
 from contract.images.volume import Float32Array
-from network.sliding_window import NotFiniteError, gaussian_weight
+from network.inference.sliding_window import NotFiniteError, gaussian_weight
 
 
 class AveragedSegmentation:

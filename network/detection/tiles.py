@@ -15,7 +15,7 @@ from torch import Tensor
 from network.detection.boxes import clip, decode, large_enough, mirror
 from network.detection.clustering import ScoredBoxes, suppress, tile_weights
 from network.detection.retina_unet import DetectorOutput
-from network.sliding_window import NotFiniteError
+from network.inference.sliding_window import NotFiniteError
 
 STRONGEST_ANCHORS = 1000
 BOXES_PER_TILE = 100

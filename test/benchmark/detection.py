@@ -46,12 +46,12 @@ from contract.records import read_record
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
 from network.detection.boxes import iou
 from network.detection.clustering import BoxPostprocessing, ScoredBoxes
-from network.detection.inference import Detector, find_boxes
 from network.detection.retina_unet import RetinaUNet, build_retina_unet
 from network.detection.tiles import BOXES_PER_TILE, SAME_LESION_IOU, SMALLEST_SIZE_VOXELS, STRONGEST_ANCHORS
-from network.preprocessing import patch_size_zyx
-from network.sliding_window import window_slices, windows_per_pass
-from network.weights import load_weights
+from network.detection.whole_study import Detector, find_boxes
+from network.inference.sliding_window import window_slices, windows_per_pass
+from network.model.weights import load_weights
+from network.preprocessing.nnunet_preprocessing import patch_size_zyx
 from training.dataset.prepared import Prepared, load_prepared
 from training.profile import PROFILES
 from training.retina_unet.atss import NEAREST_POSITIONS, match_anchors

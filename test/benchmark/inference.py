@@ -116,7 +116,7 @@ class Bench:
         import torch  # noqa: PLC0415
         from bundles import dataset_of  # noqa: PLC0415
 
-        from network.architecture import build_network  # noqa: PLC0415
+        from network.model.architecture import build_network  # noqa: PLC0415
 
         plans, dataset = self._plans(), dataset_of(load_card(CARD))
         weights = []

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from contract.errors import OncoduetError
 from contract.process.signals import children_that_end_with_us, leave_last_word_to_parent
-from network.device import ComputeDevice, Device, choose_device
+from network.machine.device import ComputeDevice, Device, choose_device
 
 Answer = TypeVar("Answer")
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -32,13 +32,13 @@ class CudaDevice:
 def visible_devices(device: Device = "auto") -> tuple[CudaDevice, ...]:
     """The CUDA devices that a new process would see.
 
-    Raises ``OncoduetError`` as :func:`network.device.choose_device`.
+    Raises ``OncoduetError`` as :func:`network.machine.device.choose_device`.
     """
     return in_a_child(partial(_ask, device))
 
 
 def chosen_in_a_child(device: Device) -> ComputeDevice:
-    """As :func:`network.device.choose_device`, without initialising CUDA in this process."""
+    """As :func:`network.machine.device.choose_device`, without initialising CUDA in this process."""
     import torch  # noqa: F401, PLC0415 - takes seconds, which each forked process is spared
 
     return in_a_child(partial(choose_device, device))

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from contract.files.locks import kind_of_locks
 from contract.records import Stage
-from network.device import Device
+from network.machine.device import Device
 from training.campaign.console import Display
 from training.campaign.devices import chosen_devices, see_only
 from training.campaign.estimate import Capacity, estimate_costs

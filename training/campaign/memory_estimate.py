@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from contract.records import Stage
-from network.device import Kind
+from network.machine.device import Kind
 from training.campaign.devices import CudaDevice
 from training.dataloading.training_set import Place
 from training.memory_bill import AUTO, GB, FreeMemory, MemoryBill, bills, free_memory

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.process.signals import children_that_end_with_us, leave_last_word_to_parent
-from network.device import Kind
+from network.machine.device import Kind
 from training.campaign.devices import CudaDevice, see_only
 from training.dataset.prepared import Fold
 from training.engine import TrainingContext

@@ -31,7 +31,7 @@ from rich.console import Console
 from contract.errors import OncoduetError
 from contract.files.locks import is_locked, kind_of_locks
 from contract.text import one_line
-from network.device import Device, choose_device
+from network.machine.device import Device, choose_device
 from training.campaign.console import Display
 from training.campaign.estimate import Capacity, estimate_costs
 from training.campaign.plan import Campaign, PlannedRun, RunSpec, SlurmOptions, campaign_lock

@@ -17,7 +17,7 @@ from typing import Any
 
 from contract.errors import OncoduetError
 from contract.files.atomic import write_text
-from network.device import Device
+from network.machine.device import Device
 from training.campaign.estimate import Capacity, RunKind, epoch_times, estimate_costs, kind_of
 from training.campaign.plan import Campaign, PlannedRun, is_sealed, sealed
 from training.campaign.probe import EpochTime

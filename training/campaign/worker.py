@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from contract.errors import OncoduetError
 from contract.records import RunRecord
 from contract.text import one_line
-from network.device import Device
+from network.machine.device import Device
 from training.campaign.plan import Campaign, PlannedRun
 from training.campaign.status import ExecutorMessage
 from training.dataloading.training_set import Place

@@ -14,7 +14,7 @@ memory is the main memory, ``device`` keeps them in single precision: ``host`` t
 
 from typing import TYPE_CHECKING, Literal
 
-from network.device import Kind
+from network.machine.device import Kind
 
 if TYPE_CHECKING:
     import torch

@@ -16,8 +16,8 @@ from contract.card import Card
 from contract.images.grid import Box, Grid
 from contract.images.volume import Volume, resample
 from contract.schema import Frozen
-from network.plans import full_resolution
-from network.preprocessing import Preprocessed
+from network.model.plans import full_resolution
+from network.preprocessing.nnunet_preprocessing import Preprocessed
 
 
 class Lesion(Frozen):

@@ -23,8 +23,8 @@ from contract.card import Card
 from contract.files.atomic import write_json
 from contract.files.reading import read_json
 from contract.images.volume import Float32Array, LabelArray
-from network.plans import CONFIGURATION, full_resolution
-from network.preprocessing import Preprocessed, preprocess
+from network.model.plans import CONFIGURATION, full_resolution
+from network.preprocessing.nnunet_preprocessing import Preprocessed, preprocess
 from training.dataset.nnunet_folders import nnunet_folders
 
 STOCK_SAMPLES = 100_000_000

@@ -21,7 +21,7 @@ from contract.names import duplicates
 from contract.records import Record, Stage, read_record
 from contract.schema import Frozen, Name
 from contract.text import first_few
-from network.plans import read_plans
+from network.model.plans import read_plans
 
 SPLITS = "splits.json"
 LOCALISATION = "localisation"
@@ -45,8 +45,7 @@ class PreparedStudy(Frozen):
     lesions: int
     """Connected lesions (26 neighbours) on the study grid; in stage 1 those of the organ."""
     content_sha256: str | None = None
-    """Hash by which the study is recognised (``network.study.content_sha256``); null where an older program prepared
-    it."""
+    """Hash by which the study is recognised (``network.study.scan``); null where an older program prepared it."""
 
 
 class PreparedRecord(Record):

@@ -29,9 +29,9 @@ from contract.process.workers import collected_log
 from contract.records import Stage
 from contract.schema import Frozen
 from contract.text import one_line
-from network.localisation import true_region
-from network.placement import Placement
-from network.study import Scan, classes_on, content_sha256, read_scan, read_truth, stack
+from network.study.localisation import true_region
+from network.study.placement import Placement
+from network.study.scan import Scan, classes_on, content_sha256, read_scan, read_truth, stack
 from training.dataset import nnunet_planning
 from training.dataset.archive_stamps import stamp_study
 from training.dataset.lost_lesions import Lesion, lesions_on, lost_lesions
@@ -68,7 +68,7 @@ class ReadRecord(StepRecord):
 
     stamps: tuple[FileStamp, ...]
     content_sha256: str
-    """Of the reference channel's voxels (``network.study.content_sha256``)."""
+    """Of the reference channel's voxels (``network.study.scan.content_sha256``)."""
     channel_sha256: Mapping[str, str]
     """The same of every channel."""
     label_sha256: str | None

@@ -22,8 +22,8 @@ from contract.card import Card
 from contract.errors import OncoduetError
 from contract.files.atomic import atomic_file, write_json
 from contract.images.volume import Float32Array, Volume, write_volume
-from network.placement import Placement
-from network.study import classes_on, read_scan, read_truth, stack
+from network.study.placement import Placement
+from network.study.scan import classes_on, read_scan, read_truth, stack
 from training.dataset.lesion_instances import number_lesions
 from training.dataset.prepared import Fold
 from training.nndetection.run_files import FOLD
@@ -125,7 +125,7 @@ class StudyToPredict:
 
     placement: Placement
     content_sha256: str
-    """Hash of the reference channel's voxels; see :func:`network.study.content_sha256`."""
+    """Hash of the reference channel's voxels; see :func:`network.study.scan.content_sha256`."""
 
 
 def write_dataset(layout: Layout) -> None:
@@ -150,7 +150,7 @@ def write_dataset(layout: Layout) -> None:
 def write_training_study(layout: Layout, study: Study) -> int:
     """Write a study's channels and numbered lesions; returns how many lesions it has.
 
-    Raises ``OncoduetError``: an image or the label map is not what the card asks for (``network.study``).
+    Raises ``OncoduetError``: an image or the label map is not what the card asks for (``network.study.scan``).
     """
     assert study.label is not None
     card = layout.card

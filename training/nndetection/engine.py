@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from contract.errors import OncoduetError
 from contract.files.reading import sha256_file
 from contract.records import CheckpointPolicy, RunRecord
-from network.device import Device, Kind, machine_gpu
+from network.machine.device import Device, Kind, machine_gpu
 from training.configuration import UpstreamConfiguration
 from training.dataset.archive_stamps import reachable_archive
 from training.engine import Engine, HashedFile, Trained, TrainingContext

@@ -41,7 +41,7 @@ from contract.records import (
 )
 from network.detection.clustering import ScoredBoxes
 from network.detection.painting import combine_scores, paint_boxes
-from network.placement import Placement
+from network.study.placement import Placement
 from training.interleaving import run_to_end
 from training.nndetection import PARENT
 from training.nndetection.boxes_file import read_boxes

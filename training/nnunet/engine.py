@@ -4,7 +4,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, cast
 
 from contract.records import CheckpointPolicy
-from network.device import Kind
+from network.machine.device import Kind
 from training.configuration import SegmentationConfiguration
 from training.dataloading.training_set import Place
 from training.engine import Engine, Trained, TrainingContext

@@ -30,10 +30,10 @@ from contract.errors import OncoduetError
 from contract.files.atomic import held_folder
 from contract.records import CheckpointPolicy, Epoch
 from contract.text import one_line
-from network.architecture import build_network
-from network.device import require_same_device
-from network.plans import CONFIGURATION, require_dataset, require_plans
-from network.weights import save_weights
+from network.machine.device import require_same_device
+from network.model.architecture import build_network
+from network.model.plans import CONFIGURATION, require_dataset, require_plans
+from network.model.weights import save_weights
 from training.augmentation.nnunet_recipe import read_recipe
 from training.augmentation.patches import Size
 from training.configuration import LossTerm

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from contract.errors import OncoduetError
 from contract.process.signals import children_that_end_with_us, leave_last_word_to_parent
-from network.cgroups import cores_left
-from network.device import Kind
+from network.machine.cgroups import cores_left
+from network.machine.device import Kind
 
 VARIABLE = "nnUNet_n_proc_DA"
 """By which nnU-Net's users set the number of processes."""

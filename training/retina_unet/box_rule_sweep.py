@@ -21,8 +21,8 @@ import torch
 
 from network.detection.boxes import iou
 from network.detection.clustering import BoxPostprocessing, Float64Array, ScoredBoxes
-from network.detection.inference import Detector, RawDetections, find_boxes
-from network.precision import choose_precision
+from network.detection.whole_study import Detector, RawDetections, find_boxes
+from network.machine.precision import choose_precision
 from training.dataloading.instance_studies import InstanceStudies
 from training.dataset.lesion_instances import lesion_boxes
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from contract.files.reading import sha256_file
 from contract.records import read_record, write_record
-from network.device import Kind
+from network.machine.device import Kind
 from training.configuration import DetectorConfiguration
 from training.dataloading.training_set import Place
 from training.engine import Engine, Trained, TrainingContext
@@ -69,7 +69,7 @@ class RetinaUNetEngine(Engine):
             level_strides,
         )
         from network.detection.retina_unet import build_retina_unet  # noqa: PLC0415
-        from network.preprocessing import patch_size_zyx  # noqa: PLC0415
+        from network.preprocessing.nnunet_preprocessing import patch_size_zyx  # noqa: PLC0415
 
         strides, patch_size = level_strides(run.plans), patch_size_zyx(run.plans)
         sizes = ((1.0, 1.0, 1.0),) * cast(DetectorConfiguration, run.configuration).sizes_per_axis ** 3

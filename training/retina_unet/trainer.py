@@ -17,9 +17,9 @@ import torch
 
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
 from network.detection.clustering import BoxPostprocessing
-from network.detection.inference import Detector
 from network.detection.retina_unet import DetectorOutput, build_retina_unet
-from network.preprocessing import patch_size_zyx
+from network.detection.whole_study import Detector
+from network.preprocessing.nnunet_preprocessing import patch_size_zyx
 from training.configuration import DetectorConfiguration
 from training.dataloading.instance_studies import InstanceStudies, numbered_studies
 from training.dataloading.resident_studies import ResidentStudies, resident_studies

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from contract.provenance import VERSION
-from network.device import machine_gpu
+from network.machine.device import machine_gpu
 
 
 @cache

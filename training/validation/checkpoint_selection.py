@@ -18,7 +18,7 @@ from contract.files.atomic import held_folder
 from contract.files.reading import sha256_file
 from contract.outputs import claim_scratch
 from contract.records import BatchRecord, Record, ScoredCheckpoint, SelectionRecord, read_record, write_record
-from network.device import Kind
+from network.machine.device import Kind
 from training.dataset.archive_stamps import reachable_archive, read_sources
 from training.run import Run
 from training.run_folder.folder import COMMAND, RunFolder
@@ -129,7 +129,7 @@ def _scored(
 
 def _candidate(run: Run, folder: RunFolder, weights: Path, place: Path) -> str:
     """A run folder as it would be if these weights were the run's own; returns their hash."""
-    from network.weights import load_weights, tensors_sha256  # noqa: PLC0415 - takes seconds to import
+    from network.model.weights import load_weights, tensors_sha256  # noqa: PLC0415 - takes seconds to import
 
     candidate, accompanying = RunFolder(place), run.files_before_weights(folder)
     place.mkdir(parents=True)

@@ -19,7 +19,7 @@ from contract.card import Card
 from contract.errors import OncoduetError
 from contract.records import Metrics, MetricsRecord, RunKey, RunRecord, read_record
 from contract.text import one_line
-from network.device import Device
+from network.machine.device import Device
 from training.dataset.archive_stamps import SourcesRecord
 from training.run_folder.folder import RunFolder
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from workload import Workload
 
-from network.device import choose_device
+from network.machine.device import choose_device
 
 
 def measure(workload: Workload) -> Iterator[dict[str, Any]]:

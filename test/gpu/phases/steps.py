@@ -12,7 +12,7 @@ from step_clock import StepClock
 from torch.utils.flop_counter import FlopCounterMode
 from workload import Workload
 
-from network.plans import full_resolution
+from network.model.plans import full_resolution
 from training.dataset.prepared import load_prepared
 from training.execution import execute
 from training.run import Run, plan_run

@@ -8,7 +8,7 @@ from typing import Any
 
 from workload import PROJECT, Workload
 
-TOYS = "test/unit/network/test_device.py"
+TOYS = "test/unit/network/machine/test_device.py"
 
 
 def measure(workload: Workload) -> Iterator[dict[str, Any]]:

@@ -12,9 +12,9 @@ from studies import tilted_grid
 from contract.card import load_card
 from contract.images.volume import Volume, write_volume
 from contract.records import write_record
-from network.architecture import build_network
 from network.detection.anchors import AnchorPlan
 from network.detection.retina_unet import build_retina_unet
+from network.model.architecture import build_network
 
 ANCHORS = AnchorPlan(levels=(1,), sizes_voxels_zyx=((2, 6, 6), (3, 9, 9)))
 

@@ -8,11 +8,11 @@ import torch
 from fake_cuda import fake_cuda, network_on_gpu, on_gpu
 from tiny import three_level_plans
 
-from network.architecture import build_network
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
-from network.detection.inference import Detector, find_boxes
 from network.detection.retina_unet import build_retina_unet
-from network.sliding_window import Streamed, ensemble_probabilities
+from network.detection.whole_study import Detector, find_boxes
+from network.inference.sliding_window import Streamed, ensemble_probabilities
+from network.model.architecture import build_network
 
 PATCH = (8, 16, 16)
 PLAN = AnchorPlan(levels=(1, 2), sizes_voxels_zyx=((2, 4, 4), (4, 8, 8)))

@@ -47,6 +47,7 @@ WRONG = {
     "training.dataset.prepared": ("training.sweep",),
     "algorithm.outputs.study_output": ("algorithm.batch",),
     "contract.text": ("contract.upload",),
+    "network.model.plans": ("network.inference.sliding_window",),
 }
 """By importing module; at least one for every contract of ``pyproject.toml``."""
 

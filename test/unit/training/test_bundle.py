@@ -13,8 +13,8 @@ from contract.card import load_card
 from contract.files.reading import read_json, sha256_file
 from contract.images.volume import read_volume
 from contract.records import BundleRecord, TrainingStudiesRecord, read_record, write_record
-from network.study import content_sha256
-from network.weights import load_weights, save_weights, tensors_sha256
+from network.model.weights import load_weights, save_weights, tensors_sha256
+from network.study.scan import content_sha256
 from training.bundle import write_archive
 from training.dataset.archive_stamps import read_sources
 from training.dataset.prepared import load_prepared

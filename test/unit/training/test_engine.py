@@ -15,9 +15,9 @@ from algorithm.__main__ import main as algorithm
 from contract.files.reading import read_json, sha256_file
 from contract.images.volume import read_grid, read_volume
 from contract.records import BundleRecord, Epoch, RunRecord, read_record
-from network.architecture import build_network
-from network.preprocessing import patch_size_zyx
-from network.weights import load_weights
+from network.model.architecture import build_network
+from network.model.weights import load_weights
+from network.preprocessing.nnunet_preprocessing import patch_size_zyx
 from phantom.__main__ import main as phantom
 from training import engine
 from training.campaign.estimate import needs

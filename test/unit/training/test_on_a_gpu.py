@@ -9,7 +9,7 @@ import pytest
 import torch
 from fake_cuda import GPU, OnGpu, fake_cuda, network_on_gpu, on_gpu
 
-from network.weights import load_weights, save_weights
+from network.model.weights import load_weights, save_weights
 from training.dataloading.instance_studies import InstanceStudies
 from training.execution import execute
 from training.nnunet.trainer import Trainer, build_trainer

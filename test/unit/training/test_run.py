@@ -11,9 +11,9 @@ from contract.errors import OncoduetError
 from contract.files.atomic import write_json
 from contract.files.reading import read_json, sha256_file, sha256_json
 from contract.records import RunRecord, read_record, write_record
-from network.architecture import build_network
-from network.device import ComputeDevice
-from network.weights import load_weights, tensors_sha256
+from network.machine.device import ComputeDevice
+from network.model.architecture import build_network
+from network.model.weights import load_weights, tensors_sha256
 from training.execution import execute
 from training.run_folder.folder import RunFolder
 

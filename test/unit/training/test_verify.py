@@ -8,7 +8,7 @@ import pytest
 
 from contract.files.atomic import write_json
 from contract.files.reading import read_json
-from network.weights import load_weights, save_weights
+from network.model.weights import load_weights, save_weights
 from training.__main__ import main
 from training.execution import execute
 

@@ -13,8 +13,8 @@ from algorithm.single import predict_single
 from contract.errors import OncoduetError
 from contract.images.grid import Grid
 from contract.images.volume import Volume, read_grid, write_volume
-from network.memory_plan import MemoryPlan, host_bytes
-from network.placement import Placement
+from network.inference.memory_plan import MemoryPlan, host_bytes
+from network.study.placement import Placement
 
 PLAIN = PredictionOptions(mirroring=False)
 

@@ -11,7 +11,7 @@ from algorithm.__main__ import main
 from contract.card import load_card
 from contract.images.volume import Volume, read_volume, write_volume
 from contract.records import Source, StudyRecord, TrainingStudiesRecord, read_record, write_record
-from network.study import content_sha256
+from network.study.scan import content_sha256
 
 RUNS = (("ce", 0, 1), ("ce", 1, 1), ("focal", 0, 1))
 REFERENCE = load_card("cspca-picai").geometry.reference

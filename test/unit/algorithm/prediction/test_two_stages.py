@@ -18,7 +18,7 @@ from contract.files.atomic import write_json
 from contract.images.grid import Grid
 from contract.images.volume import Volume, read_volume, write_volume
 from contract.records import StageRecord
-from network.architecture import build_network
+from network.model.architecture import build_network
 
 SIZE_XYZ, SPACING_MM_XYZ = (34, 27, 14), (4.0, 4.5, 6.0)
 

@@ -9,7 +9,7 @@ from refusals import refused_with
 from contract.schema import parse
 from network.detection.anchors import AnchorPlan, anchor_sizes, anchors_of_patch, detection_levels, level_strides
 from network.detection.boxes import mirror
-from network.plans import edited_full_resolution
+from network.model.plans import edited_full_resolution
 
 STRIDES = ((1, 1, 1), (1, 2, 2), (2, 4, 8))
 PATCH = (4, 8, 16)

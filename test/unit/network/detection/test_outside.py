@@ -7,8 +7,8 @@ from clustered_boxes import encode, predict_boxes
 
 from network.detection.anchors import AnchorPlan, anchors_of_patch
 from network.detection.clustering import BoxPostprocessing
-from network.detection.inference import Detector
 from network.detection.retina_unet import DetectorOutput
+from network.detection.whole_study import Detector
 
 PATCH = (4, 8, 12)
 ANCHORS = anchors_of_patch(AnchorPlan(levels=(0,), sizes_voxels_zyx=((2, 4, 4),)), ((1, 2, 2),), PATCH)

@@ -5,9 +5,9 @@ import torch
 from programs import python
 from refusals import refused_with
 
-from network.architecture import build_network
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
 from network.detection.retina_unet import PRIOR, RetinaUNet, build_retina_unet
+from network.model.architecture import build_network
 
 PATCH = (4, 16, 24)
 PLAN = AnchorPlan(levels=(1, 2), sizes_voxels_zyx=((2, 4, 4), (3, 6, 6), (2, 5, 7)))
@@ -119,7 +119,7 @@ class Blocked:
             raise ImportError(name)
 sys.meta_path.insert(0, Blocked())
 import json, pathlib, torch
-import network.detection.painting, network.detection.inference
+import network.detection.painting, network.detection.whole_study
 import training.retina_unet.anchor_planning, training.dataset.lesion_instances
 import training.retina_unet.loss, training.retina_unet.atss
 from network.detection.anchors import AnchorPlan

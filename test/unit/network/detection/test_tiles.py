@@ -8,7 +8,7 @@ from clustered_boxes import encode
 from network.detection.anchors import AnchorPlan, anchors_of_patch
 from network.detection.retina_unet import DetectorOutput
 from network.detection.tiles import boxes_of_tiles
-from network.sliding_window import NotFiniteError
+from network.inference.sliding_window import NotFiniteError
 
 TILE = (4, 8, 12)
 ANCHORS = anchors_of_patch(

@@ -11,7 +11,7 @@ from refusals import refused_with
 
 from contract.errors import OncoduetError
 from contract.images.volume import read_volume
-from network.memory_plan import Budget
+from network.inference.memory_plan import Budget
 from training.dataloading.batches import Cut, ResidentBatches
 from training.dataloading.patch_sampling import PatchSampler
 from training.dataloading.resident_studies import ResidentStudies, ResidentStudy, resident_studies, study_sizes

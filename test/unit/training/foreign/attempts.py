@@ -32,9 +32,9 @@ from safetensors.torch import save
 
 from algorithm.prediction.bundle import load_network, read_bundle
 from contract.errors import OncoduetError
-from network.architecture import OPERATORS, build_network, network_classes
-from network.plans import read_plans
-from network.preprocessing import patch_size_zyx, preprocess
+from network.model.architecture import OPERATORS, build_network, network_classes
+from network.model.plans import read_plans
+from network.preprocessing.nnunet_preprocessing import patch_size_zyx, preprocess
 from training.campaign.slurm_executor import job_outcome
 from training.dataloading.resident_studies import ResidentStudies
 from training.dataset.prepared import case_files, load_prepared

@@ -23,7 +23,7 @@ from conformance.lesion_model import make_model
 from contract.records import BundleRecord, Member, read_record, write_record
 from network.detection.anchors import AnchorPlan
 from network.detection.retina_unet import build_retina_unet
-from network.weights import save_weights, tensors_sha256
+from network.model.weights import save_weights, tensors_sha256
 
 ATTEMPTS = int(os.environ.get("ONCODUET_FUZZ", "2000"))
 ANCHORS = AnchorPlan(levels=(1,), sizes_voxels_zyx=((2, 6, 6), (3, 9, 9)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from network.detection.clustering import BoxPostprocessing, ScoredBoxes
-from network.detection.inference import RawDetections
+from network.detection.whole_study import RawDetections
 from training.retina_unet.box_rule_sweep import SearchedStudy, best_postprocessing, mean_average_precisions
 
 LESION = np.array([[2.0, 2, 2, 6, 8, 8]])

@@ -14,11 +14,11 @@ from contract.records import read_record
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
 from network.detection.boxes import iou
 from network.detection.clustering import BoxPostprocessing
-from network.detection.inference import Detector
 from network.detection.retina_unet import build_retina_unet
-from network.memory_plan import Budget, held_bytes
-from network.preprocessing import patch_size_zyx
-from network.weights import load_weights
+from network.detection.whole_study import Detector
+from network.inference.memory_plan import Budget, held_bytes
+from network.model.weights import load_weights
+from network.preprocessing.nnunet_preprocessing import patch_size_zyx
 from training.configuration import CONFIGURATIONS
 from training.dataloading.instance_studies import numbered_studies
 from training.dataloading.resident_studies import ResidentStudies, resident_studies

@@ -29,7 +29,7 @@ import torch
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
 from network.detection.retina_unet import build_retina_unet
 from network.detection.clustering import BoxPostprocessing
-from network.detection.inference import Detector, find_boxes
+from network.detection.whole_study import Detector, find_boxes
 from training.retina_unet.loss import DetectionLoss
 
 torch.manual_seed(0)

@@ -10,7 +10,7 @@ from refusals import refused_with
 from contract.errors import OncoduetError
 from contract.files.reading import sha256_file
 from contract.records import RunRecord, ScoredCheckpoint, SelectionRecord, read_record
-from network.weights import load_weights, tensors_sha256
+from network.model.weights import load_weights, tensors_sha256
 from training.dataset.prepared import load_prepared
 from training.execution import RunOptions, execute
 from training.run import plan_run

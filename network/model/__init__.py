@@ -1,0 +1,1 @@
+"""A network: its plans, its architecture, its weights."""
