@@ -21,18 +21,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from conformance.algorithm_checks import ALGORITHM, SPELLINGS, own_study_check
-from conformance.algorithm_checks import scenarios as algorithm_scenarios
-from conformance.archives import folder_files, tarball_files
-from conformance.checks import ENDING, Bench, Check, CheckResult, Scenario, run
-from conformance.conditions import PROFILES, Files, Limits, Place, scratch_folder
-from conformance.container_engine import session
-from conformance.evaluation_checks import EVALUATION
-from conformance.evaluation_checks import scenarios as evaluation_scenarios
-from conformance.output_rules import Broken
-from conformance.report import report_place, show, write
-from conformance.studies import MountedStudy, own_studies, require_cases
-from conformance.submissions import made_truth, read_truth, truth_files
+from conformance.checks.algorithm_checks import ALGORITHM, SPELLINGS, own_study_check
+from conformance.checks.algorithm_checks import scenarios as algorithm_scenarios
+from conformance.checks.bench import Bench, Scenario
+from conformance.checks.check import Check, run
+from conformance.checks.evaluation_checks import EVALUATION
+from conformance.checks.evaluation_checks import scenarios as evaluation_scenarios
+from conformance.checks.image_checks import ENDING
+from conformance.engine.container_engine import Files, session
+from conformance.engine.hosted_image import HostedImage, scratch_folder
+from conformance.engine.machines import PROFILES, Limits
+from conformance.results.report import report_place, show, write
+from conformance.results.verdicts import Broken, CheckResult
+from conformance.studies.submissions import made_truth, read_truth_folder, truth_files
+from conformance.studies.synthetic_studies import MountedStudy, own_studies, require_cases
+from conformance.uploads.archives import folder_files, tarball_files
 from contract.card import load_card
 from contract.errors import OncoduetError, UsageError
 from contract.files.reading import below, sha256_file, sha256_json
@@ -90,25 +93,25 @@ def _conform(options: argparse.Namespace, console: Console) -> list[CheckResult]
         if profile.gpu and not engine.has_gpu:
             console.print("Note: the engine has no GPU; everything runs on the CPU.")
         limits = Limits(case=options.limit_s, start=options.start_s, health=options.health_s)
-        place = Place(engine, name, work, profile, limits)
+        hosted = HostedImage(engine, name, work, profile, limits)
         bench = Bench(
-            place, card, archive=archive, planted=options.planted, ranking=options.ranking, legacy=options.legacy
+            hosted, card, archive=archive, planted=options.planted, ranking=options.ranking, legacy=options.legacy
         )
         if options.kind == "algorithm":
-            bench.tarball, place.model = _mounted(options.model)
+            bench.tarball, hosted.model = _mounted(options.model)
             bench.scenarios = algorithm_scenarios(card, legacy=options.legacy, keys=SPELLINGS[options.spelling])
             for case_id, study in given.items():
                 bench.scenarios[f"own {case_id}"] = Scenario(lambda study=study: study)  # type: ignore[misc]
                 checks[-len(ENDING) : -len(ENDING)] = own_study_check(case_id)
         else:
-            bench.tarball, place.truth = _mounted(options.truth)
-            truth = read_truth(_unpacked(place.truth, work)) if options.truth else made_truth(card)
+            bench.tarball, hosted.truth = _mounted(options.truth)
+            truth = read_truth_folder(_unpacked(hosted.truth, work)) if options.truth else made_truth(card)
             if not truth:
                 raise OncoduetError(options.truth, "no label maps (CASE.nii.gz or CASE.mha)")
             if options.truth:
                 require_cases(truth, list(given), options.truth)
             else:
-                place.truth = truth_files(card, truth)
+                hosted.truth = truth_files(card, truth)
             bench.scenarios = evaluation_scenarios(card, truth, given=bool(options.truth))
         unknown = sorted(set(options.only) - {check.id for check in checks})
         if unknown:
@@ -124,7 +127,7 @@ def _conform(options: argparse.Namespace, console: Console) -> list[CheckResult]
             "image_id": engine.image(name)["Id"],
             "kind": options.kind,
             "card": card.name,
-            "api": place.api,
+            "api": hosted.api,
             "profile": options.profile,
             "memory_gb": profile.memory_gb,
             "limit_s": options.limit_s,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from conformance.upload_sheet import write_sheet
+from conformance.uploads.upload_sheet import write_sheet
 from contract.card import load_card
 from contract.outputs import EXPORT, file_output, require_apart
 from contract.process.command import Parser, run_command

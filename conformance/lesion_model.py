@@ -1,4 +1,4 @@
-"""A model that finds the lesions of ``studies.py`` without training, by a threshold set by hand, for any card.
+"""A model that finds the lesions of the synthetic studies without training, by a threshold set by hand, for any card.
 
 The networks are nnU-Net's with nearly all weights at zero: a channel passes the first convolution and the skip
 connection, and the last layer turns it into the lesion's logit. In MR the lesion is what is bright on the image that
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from conformance.studies import CT_LESION_HU, CT_TISSUE_HU
+from conformance.studies.synthetic_studies import CT_LESION_HU, CT_TISSUE_HU
 from contract.card import Card, card_path, load_card
 from contract.files.atomic import atomic_file, write_json
 from contract.files.checksums import SUMS, format_sums

@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from conformance.output_rules import Broken, require_same
+from conformance.checks.output_rules import require_same
+from conformance.results.verdicts import Broken
 from contract.archive.studies import Study, find_studies
 from contract.card import Card, load_card
 from contract.errors import OncoduetError, exit_status

@@ -13,9 +13,9 @@ import pytest
 from paths import PROJECT
 from programs import run
 
-from conformance.container_engine import LABEL
-from conformance.studies import make_study
-from conformance.submissions import made_truth, truth_files
+from conformance.engine.container_engine import LABEL
+from conformance.studies.submissions import made_truth, truth_files
+from conformance.studies.synthetic_studies import make_study
 from contract.card import load_card
 
 CARD = load_card("cspca-picai")

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from paths import PROJECT
 
-from conformance.archives import folder_files
-from conformance.conditions import Place, scratch_folder
-from conformance.container_engine import session
+from conformance.engine.container_engine import session
+from conformance.engine.hosted_image import HostedImage, scratch_folder
 from conformance.lesion_model import make_model
-from conformance.studies import FIRST, SECOND, make_study
-from conformance.submissions import job, made_truth, truth_files
+from conformance.studies.submissions import job, made_truth, truth_files
+from conformance.studies.synthetic_studies import FIRST, SECOND, make_study
+from conformance.uploads.archives import folder_files
 from contract.card import load_card
 
 CARD = load_card("cspca-picai")
@@ -61,7 +61,7 @@ def write(files, folder: Path) -> Path:
 def test_images_give_the_metrics_of_batch_and_score_to_four_decimals(engine, truth, studies, tmp_path):
     model = make_model(tmp_path / "model")
     with session(engine) as used, scratch_folder() as work:
-        algorithm = Place(used, "oncoduet-algorithm-exec", work, model=folder_files(model))
+        algorithm = HostedImage(used, "oncoduet-algorithm-exec", work, model=folder_files(model))
         jobs, submission = [], {}
         for case_id, study in studies.items():
             case = algorithm.run_once(study.files)
@@ -71,7 +71,7 @@ def test_images_give_the_metrics_of_batch_and_score_to_four_decimals(engine, tru
             submission |= {f"{pk}/output/{path}": content for path, content in folder_files(case.output).items()}
         random.Random(5).shuffle(jobs)
         submission["predictions.json"] = json.dumps(jobs).encode()
-        evaluation = Place(used, "oncoduet-evaluation-exec", work, truth=truth_files(CARD, truth))
+        evaluation = HostedImage(used, "oncoduet-evaluation-exec", work, truth=truth_files(CARD, truth))
         scored = evaluation.run_once(submission)
         assert scored.succeeded, scored.how
         platform = json.loads((scored.output / "metrics.json").read_text())

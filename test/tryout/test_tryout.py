@@ -17,8 +17,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from conformance.studies import FIRST, describe_socket, image_bytes, make_study
-from conformance.submissions import made_truth
+from conformance.studies.submissions import made_truth
+from conformance.studies.synthetic_studies import FIRST, describe_socket, image_bytes, make_study
 from conformance.tryout import TOKEN, main
 from contract.card import load_card
 

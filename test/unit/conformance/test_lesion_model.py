@@ -3,10 +3,10 @@
 import pytest
 
 from algorithm.single import predict_single
-from conformance.archives import folder_files, tarball_files
+from conformance.checks.output_rules import read_map, require_detection_map, require_lesion_found, require_likelihood
 from conformance.lesion_model import main, make_model
-from conformance.output_rules import read_map, require_detection_map, require_lesion_found, require_likelihood
-from conformance.studies import FIRST, SECOND, make_study
+from conformance.studies.synthetic_studies import FIRST, SECOND, make_study
+from conformance.uploads.archives import folder_files, tarball_files
 from contract.card import load_card
 
 

@@ -3,7 +3,7 @@
 With gcapi it is tested in ``test/tryout``, in a separate environment.
 """
 
-from conformance.studies import make_study
+from conformance.studies.synthetic_studies import make_study
 from conformance.tryout import TOKEN, main
 from contract.card import load_card
 

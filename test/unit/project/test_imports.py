@@ -48,6 +48,7 @@ WRONG = {
     "algorithm.outputs.study_output": ("algorithm.batch",),
     "contract.text": ("contract.upload",),
     "network.model.plans": ("network.inference.sliding_window",),
+    "conformance.engine.server": ("conformance.checks.bench",),
 }
 """By importing module; at least one for every contract of ``pyproject.toml``."""
 

@@ -125,5 +125,5 @@ def test_build_context_is_the_product_only(project):
     needed = ("requirements/algorithm.lock", "requirements/install.sh", "wheels/torch-2.13.0-cp311-linux_x86_64.whl")
     assert all(is_sent(project, path) for path in needed)
     private = (".git/config", ".env", "contract/.secret", "build/export/model.tar.gz", "archive/10000/1_2_t2w.mha")
-    others = ("test/conftest.py", "conformance/checks.py", "contract/__pycache__/card.pyc", "requirements/audit.py")
+    others = ("test/conftest.py", "conformance/export.py", "contract/__pycache__/card.pyc", "requirements/audit.py")
     assert not [path for path in (*private, *others) if is_sent(project, path)]

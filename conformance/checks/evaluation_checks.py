@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from conformance.checks import ENDING, IMAGE, Bench, Checks, Level, Scenario, Skipped
-from conformance.conditions import Files
-from conformance.container_engine import last_line
-from conformance.output_rules import Broken, require_metrics, written_files, written_json
-from conformance.studies import MountedStudy
-from conformance.submissions import (
+from conformance.checks.bench import Bench, Scenario
+from conformance.checks.check import Checks
+from conformance.checks.image_checks import ENDING, IMAGE
+from conformance.checks.output_rules import require_metrics, written_files, written_json
+from conformance.engine.container_engine import Files, last_line
+from conformance.results.verdicts import Broken, Level, Skipped
+from conformance.studies.submissions import (
     Spoil,
     Truth,
     as_softmax,
@@ -21,6 +22,7 @@ from conformance.submissions import (
     without_job,
     without_map,
 )
+from conformance.studies.synthetic_studies import MountedStudy
 from contract.card import Card
 
 EXTREMES = {"no-positives": 0, "all-positive": 4}

@@ -8,13 +8,14 @@ import pytest
 from refusals import refused_with
 from rich.console import Console
 
-from conformance.algorithm_checks import ALGORITHM
-from conformance.archives import Reading, Saved
-from conformance.checks import Check, CheckResult, Skipped, run
-from conformance.conditions import NotRunError, Place, Server
-from conformance.evaluation_checks import EVALUATION
-from conformance.output_rules import Broken, Doubtful
-from conformance.report import report_place, show, write
+from conformance.checks.algorithm_checks import ALGORITHM
+from conformance.checks.check import Check, run
+from conformance.checks.evaluation_checks import EVALUATION
+from conformance.engine.hosted_image import HostedImage, NotRunError
+from conformance.engine.server import Server
+from conformance.results.report import report_place, show, write
+from conformance.results.verdicts import Broken, CheckResult, Doubtful, Skipped
+from conformance.uploads.archives import Reading, Saved
 from contract.errors import OncoduetError
 
 
@@ -101,8 +102,8 @@ def test_peak_memory_is_counted_in_the_unit_of_the_limit(tmp_path):
         def ask(self, *command):
             return 0, b"8589934592\n", b""  # 8 × 1024³, what --memory 8g allows
 
-    server = Server(Place(Engine(), "image", tmp_path), "container", None, None)
-    assert server.peak_memory_gib() == server.place.profile.memory_gb == 8
+    server = Server(HostedImage(Engine(), "image", tmp_path), "container", None, None)
+    assert server.peak_memory_gib() == server.hosted.profile.memory_gb == 8
 
 
 VERDICTS = [

@@ -8,7 +8,7 @@ import pytest
 from refusals import refused_with
 
 from conformance import export
-from conformance.upload_sheet import write_sheet
+from conformance.uploads.upload_sheet import write_sheet
 from contract.card import load_card
 from contract.records import Metrics, MetricsRecord
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from conformance.studies import LESION_RADIUS_MM, Point
+from conformance.results.verdicts import Broken
+from conformance.studies.synthetic_studies import LESION_RADIUS_MM, Point
 from contract.card import Card
 from contract.errors import OncoduetError
 from contract.files.reading import below, read_json
@@ -28,14 +29,6 @@ LONGEST_LINE_BYTES = 64 * 1024
 _MOST_VALUES = 1000
 _MOST_JSON_BYTES = 1 << 22
 _MOST_VOXELS = 1 << 28
-
-
-class Broken(Exception):  # noqa: N818 - a verdict, not an error of ours
-    """The rule is broken; the message says what was found."""
-
-
-class Doubtful(Broken):
-    """The broken rule is not the platform's; a warning whatever the level of the check."""
 
 
 @dataclass(frozen=True)

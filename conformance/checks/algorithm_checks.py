@@ -3,12 +3,10 @@
 import time
 from collections.abc import Callable
 
-from conformance.checks import ENDING, IMAGE, Bench, Checks, Level, Scenario, Skipped
-from conformance.conditions import CaseRun
-from conformance.container_engine import last_line
-from conformance.output_rules import (
-    Broken,
-    Doubtful,
+from conformance.checks.bench import Bench, Scenario
+from conformance.checks.check import Checks
+from conformance.checks.image_checks import ENDING, IMAGE
+from conformance.checks.output_rules import (
     map_file,
     read_map,
     require_declared,
@@ -20,7 +18,17 @@ from conformance.output_rules import (
     require_same,
     written_files,
 )
-from conformance.studies import SECOND, Keys, MountedStudy, corrupted, make_study, with_unknown_sockets
+from conformance.engine.container_engine import last_line
+from conformance.engine.hosted_image import CaseRun
+from conformance.results.verdicts import Broken, Doubtful, Level, Skipped
+from conformance.studies.synthetic_studies import (
+    SECOND,
+    Keys,
+    MountedStudy,
+    corrupted,
+    make_study,
+    with_unknown_sockets,
+)
 from contract.card import Card
 
 SAME = 1e-6
@@ -209,7 +217,7 @@ def failures_leave_nothing(bench: Bench) -> str:
 @OWN.add("M1", "error", "without the model: a failure")
 def model_is_used(bench: Bench) -> str:
     """Otherwise the weights are in the image, and an uploaded model has no effect."""
-    if not bench.place.model:
+    if not bench.hosted.model:
         raise Skipped("no model was given")
     bench.good()
     case = bench.case("no model")
@@ -223,7 +231,7 @@ def health_means_loaded(bench: Bench) -> str:
     """Otherwise the model is loaded during the first case, and a broken model looks like a failed case."""
     if not bench.invoke:
         raise Skipped("an image of the exec protocol")
-    if not bench.place.model:
+    if not bench.hosted.model:
         raise Skipped("no model was given")
     bench.good()
     case = bench.case("no model")
@@ -241,10 +249,10 @@ def one_case_at_a_time(bench: Bench) -> str:
         raise Skipped("an image of the exec protocol")
     bench.good()
     server = bench.server
-    bench.place.lay_out(bench.study("first").files)
+    bench.hosted.lay_out(bench.study("first").files)
     first = server.begin_post()
     time.sleep(0.6)
-    second = server.post(bench.place.limits.case)
+    second = server.post(bench.hosted.limits.case)
     answered = first.result()
     if answered != 201:
         raise Broken(f"HTTP status {answered} for the first, {second} for the second")
@@ -301,7 +309,7 @@ def _same(bench: Bench, name: str) -> str:
     except Broken:
         raise Skipped("no likelihood (O3)") from None
     other = bench.good(name)
-    on_gpu = bench.place.profile.gpu and bench.place.engine.has_gpu
+    on_gpu = bench.hosted.profile.gpu and bench.hosted.engine.has_gpu
     return require_same(first.output, other.output, bench.card, tolerance=SAME_ON_GPU if on_gpu else SAME)
 
 

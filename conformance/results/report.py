@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from conformance.checks import CheckResult
+from conformance.results.verdicts import CheckResult
 from contract.files.atomic import write_json
 from contract.outputs import Output
 from contract.provenance import writer

@@ -32,6 +32,9 @@ _ANSWER_S = 1800
 
 _REMOVALS, _BETWEEN_REMOVALS_S = 10, 1.0
 _MOST_FILES, _PROCESSES = 1 << 20, 4096
+Files = Mapping[str, bytes]
+"""File contents by path relative to a folder."""
+
 MOST_BYTES = 16 << 20
 """Limit of one stream, more than honest output needs."""
 _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
@@ -269,7 +272,7 @@ def session(command: str, name: str | None = None) -> Iterator[ContainerEngine]:
         engine.remove_everything()
 
 
-def pack(files: Mapping[str, bytes], *, owner: int = 0) -> bytes:
+def pack(files: Files, *, owner: int = 0) -> bytes:
     """A tar of files and their folders, which everyone may read.
 
     Parameters

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import SimpleITK as sitk
 
-from conformance.conditions import Files
+from conformance.engine.container_engine import Files
 from contract.archive.studies import find_studies
 from contract.card import Card, Channel, Socket
 from contract.errors import OncoduetError
@@ -109,9 +109,9 @@ def make_study(
     listing
         Write ``inputs.json``; without it the sockets' own paths count.
     """
-    reference = _reference(card, shape)
+    reference = shape.grid()
     images: list[tuple[Socket, bytes]] = []
-    rng = np.random.default_rng(uuid.uuid5(uuid.NAMESPACE_URL, shape.__repr__()).int % 2**32)
+    rng = np.random.default_rng(uuid.uuid5(uuid.NAMESPACE_URL, repr(shape)).int % 2**32)
     for number, channel in enumerate(card.channels):
         is_reference = channel.name == card.geometry.reference
         grid = reference if is_reference else shape.grid(finer=1.7 + 0.2 * number, shift_mm=1.5 * number)
@@ -246,10 +246,6 @@ def _contrast(card: Card, channel: Channel, grid: Grid, lesion: Point | None, rn
     return (array + rng.normal(scale=noise, size=grid.shape_zyx)).astype(np.float32)
 
 
-def _reference(card: Card, shape: StudyGeometry) -> Grid:
-    return shape.grid()
-
-
 def _socket(card: Card) -> Socket:
     return next(each.socket for each in card.channels if each.name == card.geometry.reference)
 
@@ -267,7 +263,4 @@ def require_cases(truth: Mapping[str, object], cases: Sequence[str], where: Path
     """Raise ``OncoduetError`` unless the truth has a label map of every case."""
     missing = [case for case in cases if case not in truth]
     if missing:
-        raise OncoduetError(
-            where,
-            f"no label map for {first_few(missing)}",
-        )
+        raise OncoduetError(where, f"no label map for {first_few(missing)}")

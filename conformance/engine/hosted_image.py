@@ -1,4 +1,4 @@
-"""The platform's own conditions, around any image: folders, user, rights, limits, variables, and how it is started.
+"""An image under the platform's conditions: folders, user, rights, limits, variables, and how it is started.
 
 ``/input`` is a symbolic link to a folder below ``/opt/ml/input/data`` that only root may write to; ``/output`` is
 empty and open to all; ``/tmp`` is empty and in memory; model and truth are below ``/opt/ml``. There is no network, no
@@ -7,33 +7,29 @@ for the data segment of each process, so that Python sees a ``MemoryError`` befo
 
 Nothing of an image runs as root here, nor with a network: the platform's folders are laid over it without a program,
 outputs come as the tar that the engine makes, and an image whose user is root is not run. Between cases a helper, the
-image's own ``/bin/sh`` as a user without rights, empties the volumes. A server is asked by the image's own ``python3``,
-since nothing reaches it from outside; its answers are untrusted, and parsed as such.
+image's own ``/bin/sh`` as a user without rights, empties the volumes.
 """
 
 import io
 import shutil
-import subprocess
 import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from conformance.container_engine import ContainerEngine, Kept, entry, last_line, pack
+from conformance.engine.attached import Attached
+from conformance.engine.conditions import Conditions
+from conformance.engine.container_engine import ContainerEngine, Files, entry, last_line, pack
+from conformance.engine.machines import PROFILES, Limits, Machine
 from contract.errors import OncoduetError
-from contract.process.invoke_server import PORT
 from contract.upload import user_and_group
-
-Files = Mapping[str, bytes]
-"""File contents by path relative to a folder."""
 
 INPUT_TARGET = "/opt/ml/input/data/case-input"
 MODEL = "/opt/ml/model"
@@ -46,34 +42,6 @@ _MOST_PASSWD_BYTES = 1 << 20
 _HELPER, _OTHER = 65531, 12345
 """User ids of the helper container, and of a user other than the image's."""
 _Answer = TypeVar("_Answer")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A machine of the platform."""
-
-    memory_gb: int
-    """In GiB, as in ``docker run --memory 8g``, which the platform calls GB."""
-    cpus: int
-    gpu: bool
-
-
-PROFILES = {
-    "cpu-8": Machine(8, 2, gpu=False),
-    "cpu-16": Machine(16, 2, gpu=False),
-    "t4-16": Machine(16, 4, gpu=True),
-    "t4-32": Machine(32, 8, gpu=True),
-}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How long things may take, in seconds."""
-
-    case: float = 1200.0
-    start: float = 300.0
-    health: float = 10.0
-    stop: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -108,62 +76,21 @@ class NotRunError(OncoduetError):
     """The image is not run, since its user is root or unknown."""
 
 
-class Conditions(BaseModel):
-    """The conditions as a process in the image sees them."""
-
-    model_config = ConfigDict(frozen=True, strict=True)
-
-    uid: int
-    passwd: Annotated[list[str | int], Field(min_length=7)] | None
-    home: str | None
-    capabilities: int
-    no_new_privileges: bool
-    input_target: str
-    input_is_link: bool
-    input_refuses: bool
-    model_refuses: bool
-    tmp: list[str]
-    tmp_type: list[str]
-    output: list[str]
-    output_mode: str
-    data: int
-    shm: int
-    offline: bool
-    cuda: str | None
-
-
-class Health(BaseModel):
-    """Successive statuses (or names of errors) of ``/health``, and how long the slowest answer took."""
-
-    model_config = ConfigDict(frozen=True, strict=True)
-
-    statuses: list[int | str] = Field(default_factory=list, max_length=1000)
-    slowest_s: float = 0.0
-    ready_s: float | None = None
-    """Time from the start until it was ready; None: never."""
-
-    @property
-    def last(self) -> int | str | None:
-        """The last status, or error, of ``/health``; None before the first request."""
-        return self.statuses[-1] if self.statuses else None
-
-
 Variant = Literal["plain", "read-only root", "another user", "no model", "one core"]
 
 
 _WITHOUT_RIGHTS = ("--cap-drop", "ALL", "--security-opt", "no-new-privileges")
-_STATUS: TypeAdapter[int | None] = TypeAdapter(int | None)
 
 
 @dataclass
-class Place:
+class HostedImage:
     """One image under the platform's conditions."""
 
     engine: ContainerEngine
     image: str
     work: Path
     profile: Machine = PROFILES["cpu-8"]
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     model: Files = field(default_factory=dict)
     truth: Files = field(default_factory=dict)
     _writers: set[int] = field(default_factory=set)
@@ -279,10 +206,8 @@ class Place:
         if profile.gpu and self.engine.has_gpu:
             flags += ["--gpus", "all"]
         else:
-            flags += [
-                "--env",
-                "CUDA_VISIBLE_DEVICES=",
-            ]  # /proc of this host may show a GPU that the container does not have
+            # /proc of this host may show a GPU that the container does not have.
+            flags += ["--env", "CUDA_VISIBLE_DEVICES="]
         if variant == "read-only root":
             flags += ["--read-only"]
         if variant == "another user":
@@ -336,7 +261,7 @@ class Place:
         self.lay_out(study)
         container = self.engine.create(*self.flags(variant, truth=truth), self.derived)
         begun = time.monotonic()
-        with _Attached(self.engine, container) as attached:
+        with Attached(self.engine, container) as attached:
             status = attached.wait(self.limits.case)
             seconds = time.monotonic() - begun
             if status is None:
@@ -382,184 +307,6 @@ class Place:
 
     def _killed_for_memory(self, container: str) -> bool:
         return self.engine("inspect", "--format", "{{.State.OOMKilled}}", container).strip() == b"true"
-
-
-_HEALTH = """
-import http.client, json, sys, time
-begun, statuses, slowest = time.monotonic(), [], 0.0
-while time.monotonic() - begun < float(sys.argv[2]):
-    asked = time.monotonic()
-    try:
-        connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=float(sys.argv[3]))
-        connection.request("GET", "/health")
-        status = connection.getresponse().status
-    except OSError as error:
-        status = type(error).__name__
-    slowest = max(slowest, time.monotonic() - asked)
-    statuses += [] if statuses[-1:] == [status] else [status]
-    if status == 200 or isinstance(status, int) and 300 <= status < 400:
-        break
-    time.sleep(0.1)
-print(json.dumps({"statuses": statuses, "slowest_s": slowest}))
-"""
-_INVOKE = """
-import http.client, json, sys
-connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=float(sys.argv[2]))
-try:
-    connection.request("POST", "/invoke")
-    print(json.dumps(connection.getresponse().status))
-except OSError as error:
-    print(json.dumps(None))
-"""
-
-
-@dataclass
-class Server:
-    """A container that is started once and processes several cases."""
-
-    place: Place
-    container: str
-    attached: "_Attached"
-    health: Health
-    processes: int = 0
-    """Number of processes before the first case."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether ``/health`` ever returned 200."""
-        return self.health.ready_s is not None
-
-    def invoke(self, study: Files) -> CaseRun:
-        """Process one case."""
-        place = self.place
-        place.lay_out(study)
-        before = len(self.attached.stdout()), len(self.attached.stderr())
-        begun = time.monotonic()
-        status = self.post(place.limits.case) if self.ready else None
-        seconds = time.monotonic() - begun
-        time.sleep(0.2)  # the engine may not have passed on the last output yet
-        stdout, stderr = self.attached.stdout()[before[0] :], self.attached.stderr()[before[1] :]
-        note = "" if self.ready else f"/health never returned 200 ({self.health.statuses})"
-        stderr = stderr if self.ready else self.attached.stderr()
-        return place.ended(status, 201, stdout, stderr, seconds=seconds, note=note)
-
-    def post(self, seconds: float) -> int | None:
-        """POST ``/invoke`` and return the status; None without an answer."""
-        answered, stdout, _ = self.place.engine.ask(
-            "exec", self.container, "python3", "-c", _INVOKE, str(PORT), str(seconds), seconds=seconds + 60
-        )
-        return self.place.said(stdout, _STATUS) if answered == 0 else None
-
-    def begin_post(self) -> Future[int | None]:
-        """POST ``/invoke`` in the background."""
-        pool = ThreadPoolExecutor(1)
-        asked = pool.submit(self.post, self.place.limits.case)
-        pool.shutdown(wait=False)
-        return asked
-
-    def count_processes(self) -> int:
-        """Number of processes now."""
-        return max(0, len(self.place.engine("top", self.container).splitlines()) - 1)
-
-    def peak_memory_gib(self) -> float | None:
-        """Peak memory in GiB by the kernel's count; None where the kernel keeps none."""
-        paths = "/sys/fs/cgroup/memory.peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes"
-        _, stdout, _ = self.place.engine.ask("exec", self.container, "/bin/sh", "-c", f"cat {paths} 2>/dev/null")
-        numbers = [int(word) for word in stdout.split() if word.isdigit() and len(word) < 20]
-        return numbers[0] / GIB if numbers else None
-
-    def stop(self) -> float | None:
-        """Send SIGTERM; seconds until it ended, or None if it did not within the limit and was killed."""
-        begun = time.monotonic()
-        self.place.engine.ask("kill", "--signal", "TERM", self.container)
-        status = self.attached.wait(self.place.limits.stop)
-        seconds = time.monotonic() - begun
-        if status is None:
-            self.place.engine.ask("kill", self.container)
-            self.attached.wait(60)
-        self.place.engine.ask("rm", "--force", self.container)
-        return None if status is None else seconds
-
-
-def start_server(
-    place: Place, variant: Variant = "plain", *, truth: Files | None = None, patience: float | None = None
-) -> Server:
-    """Start the image's server and wait until it is ready, or for ``patience`` seconds (default: the platform's)."""
-    place.lay_out({})
-    container = place.engine.create(*place.flags(variant, truth=truth), place.derived)
-    begun = time.monotonic()
-    attached = _Attached(place.engine, container).start()
-    limits = place.limits
-    wait = limits.start if patience is None else patience
-    health = Health()
-    while time.monotonic() - begun < wait and attached.status() is None:
-        left = wait - (time.monotonic() - begun)
-        status, stdout, stderr = place.engine.ask(
-            *["exec", container, "python3", "-c", _HEALTH, str(PORT), str(min(left, 20.0)), str(limits.health)],
-            seconds=limits.health + 60,
-        )
-        if status == 0:
-            found = place.said(stdout, TypeAdapter(Health))
-            statuses = [*health.statuses, *found.statuses]
-            health = Health(statuses=statuses[-1000:], slowest_s=max(health.slowest_s, found.slowest_s))
-            if health.last == 200 or (isinstance(health.last, int) and 300 <= health.last < 400):
-                break
-        elif b"python3" in stdout + stderr and b"not found" in stdout + stderr:
-            raise OncoduetError(place.image, "no python3 in the image, which is needed to call its server")
-        else:
-            time.sleep(0.1)
-    ready = health.last == 200
-    if ready:
-        health = health.model_copy(update={"ready_s": time.monotonic() - begun})
-    server = Server(place, container, attached, health)
-    server.processes = server.count_processes() if ready else 0
-    return server
-
-
-class _Attached:
-    """The streams of a container, byte for byte; the engine's own log would replace bytes that are not UTF-8."""
-
-    def __init__(self, engine: ContainerEngine, container: str) -> None:
-        self.engine, self.container = engine, container
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> "_Attached":
-        self.process = self.engine.start("start", "--attach", self.container)
-        assert self.process.stdout is not None and self.process.stderr is not None
-        self._streams = Kept(self.process.stdout), Kept(self.process.stderr)
-        return self
-
-    def __enter__(self) -> "_Attached":
-        return self.start()
-
-    def __exit__(self, *error: object) -> None:
-        assert self.process is not None
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-
-    def status(self) -> int | None:
-        """The exit code; None while it runs."""
-        assert self.process is not None
-        return self.process.poll()
-
-    def wait(self, seconds: float) -> int | None:
-        """The exit code, or None if it is still running after this time."""
-        assert self.process is not None
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return None
-
-    def stdout(self) -> bytes:
-        return self._said(0)
-
-    def stderr(self) -> bytes:
-        return self._said(1)
-
-    def _said(self, number: int) -> bytes:
-        stream = self._streams[number]
-        return stream.so_far() if self.status() is None else stream.whole()
 
 
 @contextmanager

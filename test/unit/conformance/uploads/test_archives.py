@@ -8,9 +8,9 @@ import tarfile
 
 import pytest
 
-from conformance.archives import folder_files, read_archive, read_saved, tarball_files
-from conformance.container_engine import ContainerEngine
-from conformance.output_rules import Broken
+from conformance.engine.container_engine import ContainerEngine
+from conformance.results.verdicts import Broken
+from conformance.uploads.archives import folder_files, read_archive, read_saved, tarball_files
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_a_manifest_of_another_kind_is_a_fault_in_words(pack, tmp_path, text):
 
 
 def test_tarball_that_unpacks_above_the_limit_is_refused(pack, monkeypatch):
-    monkeypatch.setattr("conformance.archives.LARGEST_BYTES", 3000)
+    monkeypatch.setattr("conformance.uploads.archives.LARGEST_BYTES", 3000)
     assert broken(pack(("a", bytes(2000)), ("b", bytes(2000)))) == "more than 3000 bytes"
 
 

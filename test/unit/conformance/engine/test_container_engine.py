@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from refusals import refused_with
 
-from conformance import container_engine
 from conformance.__main__ import main
-from conformance.conditions import MOST_OUTPUT_BYTES, MOST_OUTPUT_FILES, NotRunError, Place
-from conformance.container_engine import MOST_BYTES, ContainerEngine, entry, last_line, pack
+from conformance.engine import container_engine
+from conformance.engine.container_engine import MOST_BYTES, ContainerEngine, entry, last_line, pack
+from conformance.engine.hosted_image import MOST_OUTPUT_BYTES, MOST_OUTPUT_FILES, HostedImage, NotRunError
 
 
 @pytest.fixture
@@ -153,12 +153,12 @@ def test_an_image_whose_user_is_root_or_unknown_is_not_run(client, tmp_path, use
         image.flags()
 
 
-def place(client, tmp_path, user: str, table: str) -> Place:
+def place(client, tmp_path, user: str, table: str) -> HostedImage:
     """An image with this user, whose container is asked for its table of users."""
     (tmp_path / "table.tar").write_bytes(pack({"passwd": table.encode()}))
     (tmp_path / "image.json").write_text(json.dumps([{"Config": {"User": user}}]))
     engine = client(f"case $1 in cp) cat {tmp_path}/table.tar ;; image) cat {tmp_path}/image.json ;; *) echo c ;; esac")
-    return Place(engine, "a:1", tmp_path)
+    return HostedImage(engine, "a:1", tmp_path)
 
 
 @pytest.mark.parametrize("said", ["", "nonsense", "[]", '{"uid": "0"}', "9" * 5000, "[" * 100_000, '{"uid": 1}'])
@@ -172,7 +172,7 @@ def test_unexpected_output_of_an_images_python3_is_one_line(client, tmp_path, sa
         image.probe("code")
 
 
-def outputs(client, tmp_path, *members: tarfile.TarInfo) -> Place:
+def outputs(client, tmp_path, *members: tarfile.TarInfo) -> HostedImage:
     """An image that left these in its output folder."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as tar:

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from conformance.output_rules import (
+from conformance.checks.output_rules import (
     LONGEST_LINE_BYTES,
-    Broken,
     Map,
     map_file,
     read_map,
@@ -24,7 +23,8 @@ from conformance.output_rules import (
     require_short_lines,
     require_utf8,
 )
-from conformance.studies import FIRST, image_bytes
+from conformance.results.verdicts import Broken
+from conformance.studies.synthetic_studies import FIRST, image_bytes
 from contract.card import load_card
 from contract.images.grid import Grid
 

@@ -20,9 +20,8 @@ from pathlib import Path
 from threading import Thread
 from typing import IO, Any
 
-from conformance.conditions import Files
-from conformance.container_engine import ContainerEngine, Kept
-from conformance.output_rules import Broken
+from conformance.engine.container_engine import ContainerEngine, Files, Kept
+from conformance.results.verdicts import Broken
 from contract.errors import OncoduetError
 from contract.files.checksums import SUMS, differing, parse_sums
 from contract.files.reading import below, open_regular

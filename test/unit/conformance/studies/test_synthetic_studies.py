@@ -8,8 +8,16 @@ import pytest
 import SimpleITK as sitk
 from refusals import refused_with
 
-from conformance.studies import FIRST, SECOND, corrupted, make_study, own_studies, require_cases, with_unknown_sockets
-from conformance.submissions import made_truth, predict, read_truth, submission, truth_files
+from conformance.studies.submissions import made_truth, predict, read_truth_folder, submission, truth_files
+from conformance.studies.synthetic_studies import (
+    FIRST,
+    SECOND,
+    corrupted,
+    make_study,
+    own_studies,
+    require_cases,
+    with_unknown_sockets,
+)
 from contract.card import load_card
 from contract.errors import OncoduetError
 from contract.images.grid import same_grid
@@ -112,7 +120,7 @@ def test_a_truth_that_misses_cases_is_named(tmp_path):
 def test_a_truth_by_formula_can_be_read_back_and_predicted(tmp_path):
     truth = made_truth(CARD)
     folder = write(truth_files(CARD, truth), tmp_path / "truth")
-    read = read_truth(folder)
+    read = read_truth_folder(folder)
     assert read.keys() == truth.keys()
     for case_id, label in truth.items():
         assert np.array_equal(read[case_id].array, label.array)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.conditions import Files
-from conformance.studies import FIRST, SECOND, Point, describe_input, describe_socket, image_bytes
+from conformance.engine.container_engine import Files
+from conformance.studies.synthetic_studies import FIRST, SECOND, Point, describe_input, describe_socket, image_bytes
 from contract.card import CARDS, Card, Socket
 from contract.images.grid import Grid
 from contract.images.volume import image_stem, is_image, read_label
@@ -56,7 +56,7 @@ def made_truth(card: Card, *, positives: int = 2, cases: int = 4) -> Truth:
     return truth
 
 
-def read_truth(folder: Path) -> Truth:
+def read_truth_folder(folder: Path) -> Truth:
     """Label maps of a folder, directly in it or in ``labels``, by case id."""
     place = folder / "labels" if (folder / "labels").is_dir() else folder
     truth = {}

@@ -1,0 +1,1 @@
+"""An image in the container engine, under the platform's conditions."""

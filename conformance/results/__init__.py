@@ -1,0 +1,1 @@
+"""What a check concludes, and the report."""

@@ -1,0 +1,1 @@
+"""What images are tried on: synthetic studies, and submissions with a known truth."""

@@ -1,0 +1,1 @@
+"""Files to upload: archives of images, model and truth, and the sheet for the platform's forms."""
