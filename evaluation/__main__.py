@@ -30,13 +30,14 @@ from contract.process.command import Parser, run_command
 from contract.process.invoke_server import PORT, Case, end_process, serve
 from contract.process.terminal import console as make_console
 from contract.process.terminal import log_to_stdout, progress_on
+from contract.process.workers import worker_count
 from contract.records import Metrics
 from evaluation.challenge import evaluate
 from evaluation.inputs.one_case import read_one
 from evaluation.inputs.truth import BASELINES, TruthFolder, find_truth
 from evaluation.matching.cases import MatchingRule
 from evaluation.matching.explain import Answer, explain
-from evaluation.plan_options import add_questions, with_question, workers
+from evaluation.plan_options import add_questions, with_question
 from evaluation.score import RunName, Score, score
 
 RESERVED = ("baseline-", "ensemble-", "control-")
@@ -328,7 +329,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--card", help="name or path of the card that scores (default: the truth's; never that of the predictions)")
     _add_patients(scoring)
     add("--training-studies-too", action="store_true", help="also score studies that a network was trained on")
-    add("--workers", type=workers, default=1, help="processes; the scores do not depend on them (%(default)s)")
+    add("--workers", type=worker_count, default=1, help="processes; the scores do not depend on them (%(default)s)")
 
     indexing = commands.add_parser("index", help="rebuild the truth index, to ship it with the truth")
     indexing.set_defaults(command=_index)
@@ -381,7 +382,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--few-patients", action="store_true", help=f"allow fewer than {FEWEST_PATIENTS} patients to be resampled")
     add(
         "--workers",
-        type=workers,
+        type=worker_count,
         default=1,
         help="processes; the result does not depend on them (default: %(default)s)",
     )

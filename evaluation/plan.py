@@ -2,7 +2,6 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -15,7 +14,7 @@ from evaluation.metrics.scored_runs import identities
 from evaluation.planning.error_rates import plan_errors
 from evaluation.planning.group_sequential import plan_interim_analysis, simulate_interim_analyses
 from evaluation.planning.pilot import pilot_settings
-from evaluation.planning.plan_record import AnswerTable
+from evaluation.planning.plan_record import AnswerTable, SimulatedDesigns
 from evaluation.planning.power import plan_power
 from evaluation.planning.reader_power import TYPICAL, VarianceComponents, pilot_components, plan_readers
 from evaluation.planning.simulation import SimulationSettings
@@ -83,13 +82,19 @@ def _simulated(options: argparse.Namespace) -> tuple[BaseModel, AnswerTable]:
         raise OncoduetError(
             "--difference", expected=f"{METRIC_NAMES[settings.metric]} plus difference within 0 and 1", found=f"{aim:g}"
         )
-    shared: dict[str, Any] = {
-        name: getattr(options, name)
-        for name in ("runs", "cases", "alpha", "comparisons", "margin", "studies", "seed", "workers")
-    }
-    if options.question == "power":
-        return plan_power(settings, target=options.power, pilot=pilot, **shared)
-    return plan_errors(settings, pilot=pilot, **shared)
+    designs = SimulatedDesigns(
+        settings,
+        runs=options.runs,
+        cases=options.cases,
+        alpha=options.alpha,
+        comparisons=options.comparisons,
+        margin=options.margin,
+        studies=options.studies,
+        seed=options.seed,
+        workers=options.workers,
+        pilot=pilot,
+    )
+    return plan_power(designs, target=options.power) if options.question == "power" else plan_errors(designs)
 
 
 def _against_readers(options: argparse.Namespace) -> tuple[BaseModel, AnswerTable]:
@@ -152,7 +157,6 @@ LIMITS: dict[str, tuple[float, float]] = {
     "cross_correlation": (0.0, 1.0),
     "studies": (20, 1_000_000),
     "seed": (0, 2**63),
-    "workers": (1, 1024),
 }
 """Smallest and largest value of each option."""
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-MOST_WORKERS = 1024
+from contract.process.workers import worker_count
 
 
 def with_question(words: list[str]) -> list[str]:
@@ -15,13 +15,6 @@ def with_question(words: list[str]) -> list[str]:
     plain = "readers" if "--readers" in words else "power"
     asked = {frozenset(): plain, frozenset({"--simulate"}): "errors", frozenset({"--sequential"}): "stop"}
     return ["plan", asked.get(frozenset(flags), "looks"), *(word for word in words[1:] if word not in flags)]
-
-
-def workers(text: str) -> int:
-    """A number of processes."""
-    if not (text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MOST_WORKERS):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST_WORKERS}, found {text!r}")
-    return int(text)
 
 
 def add_questions(planning: argparse.ArgumentParser, command: Callable[[argparse.Namespace], None]) -> None:
@@ -161,7 +154,7 @@ def _add_simulation(question: argparse.ArgumentParser, *, runs: list[int], cases
     add("--output", type=Path, help="gets plan.json")
     add(
         "--workers",
-        type=workers,
+        type=worker_count,
         default=1,
         help="processes; the result does not depend on them (default: %(default)s)",
     )

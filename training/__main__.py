@@ -20,6 +20,7 @@ from rich.console import Console
 from contract.errors import OncoduetError, UsageError
 from contract.process.command import Parser, run_command
 from contract.process.terminal import console, log_to_stdout
+from contract.process.workers import worker_count
 from network.machine.device import HELP, Device, Kind
 
 if TYPE_CHECKING:
@@ -313,7 +314,7 @@ def _add_prepare(add: Callable[..., argparse.Action]) -> None:
     )
     add(
         "--workers",
-        type=int,
+        type=worker_count,
         default=1,
         metavar="N",
         help="processes, a study in each at a time; the dataset does not depend on them (default: %(default)s)",

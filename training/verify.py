@@ -26,7 +26,7 @@ from training.run_folder.folder import RunFolder
 
 
 @dataclass(frozen=True)
-class Check:
+class HashCheck:
     """One thing that was looked at."""
 
     run: str
@@ -57,8 +57,8 @@ class _UncheckedError(Exception):
     """It cannot be looked at."""
 
 
-def verify(runs: Sequence[Path], *, prepared: Path | None = None, archive: Path | None = None) -> list[Check]:
-    """Check finished runs and, once for all of them, each dataset that they were made from.
+def verify(runs: Sequence[Path], *, prepared: Path | None = None, archive: Path | None = None) -> list[HashCheck]:
+    """HashCheck finished runs and, once for all of them, each dataset that they were made from.
 
     Raises ``OncoduetError``: a given folder holds no run, or a ``run.json`` is malformed.
 
@@ -69,7 +69,7 @@ def verify(runs: Sequence[Path], *, prepared: Path | None = None, archive: Path 
     prepared, archive
         Current folders of the dataset and its archive; None: where they were.
     """
-    checks: list[Check] = []
+    checks: list[HashCheck] = []
     shared = _Shared(prepared, archive)
     for folder in find_runs(runs):
         record = read_record(folder.record, RunRecord)
@@ -78,7 +78,7 @@ def verify(runs: Sequence[Path], *, prepared: Path | None = None, archive: Path 
     return checks
 
 
-def checks_table(checks: Sequence[Check]) -> Table:
+def checks_table(checks: Sequence[HashCheck]) -> Table:
     """The checks as a table."""
     table = Table(box=None, pad_edge=False)
     for heading in ("run", "what", "found"):
@@ -88,7 +88,7 @@ def checks_table(checks: Sequence[Check]) -> Table:
     return table
 
 
-def require_sound(checks: Sequence[Check]) -> None:
+def require_sound(checks: Sequence[HashCheck]) -> None:
     """Raise ``OncoduetError`` with the first fault, if there is any."""
     faults = [check.fault for check in checks if check.fault]
     if faults:
@@ -96,15 +96,15 @@ def require_sound(checks: Sequence[Check]) -> None:
         raise OncoduetError(f"{faults[0]}{more}")
 
 
-def _check(folder: RunFolder, what: str, look: Callable[[], None]) -> Check:
+def _check(folder: RunFolder, what: str, look: Callable[[], None]) -> HashCheck:
     name = folder.path.resolve().name
     try:
         look()
     except _UncheckedError as reason:
-        return Check(name, what, f"unchecked: {reason}")
+        return HashCheck(name, what, f"unchecked: {reason}")
     except OncoduetError as error:
-        return Check(name, what, "NOT as recorded", fault=str(error))
-    return Check(name, what, "as recorded")
+        return HashCheck(name, what, "NOT as recorded", fault=str(error))
+    return HashCheck(name, what, "as recorded")
 
 
 def _looks(folder: RunFolder, record: RunRecord, shared: "_Shared") -> Iterator[tuple[str, Callable[[], None]]]:
@@ -181,7 +181,7 @@ def _archive(folder: Path | None, archive: Path | None, done: dict[Path, str | N
 
 
 def _once(folder: Path, look: Callable[[], None], done: dict[Path, str | None]) -> None:
-    """Check once what several runs share, and report it for each of them."""
+    """HashCheck once what several runs share, and report it for each of them."""
     if folder not in done:
         done[folder] = None
         try:

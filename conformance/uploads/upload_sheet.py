@@ -121,7 +121,7 @@ def _algorithm_form(card: Card) -> list[tuple[str, ...]]:
     ]
 
 
-class _Check(BaseModel):
+class _CheckRow(BaseModel):
     id: str
     found: str
     verdict: str
@@ -137,7 +137,7 @@ class _Report(BaseModel):
     memory_gb: float
     limit_s: float
     errors: int
-    checks: tuple[_Check, ...]
+    checks: tuple[_CheckRow, ...]
 
 
 def _settings(report: _Report) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.errors import OncoduetError
-from contract.images.image_header import listed
+from contract.images.image_header import number_list
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -69,8 +69,8 @@ class Grid:
     def describe(self) -> str:
         """Size, spacing and origin (xyz) in one line, for messages."""
         return (
-            f"size {listed(self.size_xyz)}, spacing {listed(self.spacing_mm_xyz)}, "
-            f"origin {listed(self.origin_mm_xyz)}, direction {listed(self.direction)}"
+            f"size {number_list(self.size_xyz)}, spacing {number_list(self.spacing_mm_xyz)}, "
+            f"origin {number_list(self.origin_mm_xyz)}, direction {number_list(self.direction)}"
         )
 
 

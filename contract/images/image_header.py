@@ -63,18 +63,20 @@ def checked(path: Path, header: ImageHeader) -> ImageHeader:
     if math.prod(header.size_xyz) > MOST_VOXELS:
         raise OncoduetError(path, expected=f"at most {MOST_VOXELS} voxels", found=math.prod(header.size_xyz))
     if not all(math.isfinite(value) and value > 0 for value in header.spacing_mm_xyz):
-        raise OncoduetError(path, expected="positive spacings", found=listed(header.spacing_mm_xyz))
+        raise OncoduetError(path, expected="positive spacings", found=number_list(header.spacing_mm_xyz))
     if not all(abs(value) <= _FARTHEST_MM for value in header.origin_mm_xyz):
-        found = listed(header.origin_mm_xyz)
+        found = number_list(header.origin_mm_xyz)
         raise OncoduetError(path, expected=f"an origin within {_FARTHEST_MM:g} mm", found=found)
     axes = np.array(header.direction).reshape(3, 3)
     with np.errstate(over="ignore", invalid="ignore"):
         perpendicular = bool(np.all(np.abs(axes.T @ axes - np.eye(3)) <= _ORTHONORMAL))
     if not perpendicular:
-        raise OncoduetError(path, expected="perpendicular unit vectors as direction", found=listed(header.direction))
+        raise OncoduetError(
+            path, expected="perpendicular unit vectors as direction", found=number_list(header.direction)
+        )
     return header
 
 
-def listed(values: Iterable[float]) -> str:
+def number_list(values: Iterable[float]) -> str:
     """Numbers for a message."""
     return "(" + ", ".join(f"{value:g}" for value in values) + ")"

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.errors import OncoduetError
-from contract.images.image_header import ImageHeader, checked, listed
+from contract.images.image_header import ImageHeader, checked, number_list
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def _placed(
     if unit not in _MM:
         raise OncoduetError(path, expected="lengths in mm in the NIfTI header", found=f"the unit {unit}")
     if not all(math.isfinite(each) and each > 0 for each in spacing):
-        raise OncoduetError(path, expected="positive spacings in the NIfTI header", found=listed(spacing))
+        raise OncoduetError(path, expected="positive spacings in the NIfTI header", found=number_list(spacing))
     qform = sform = None
     if qform_code > 0:
         x, y, z = spacing
@@ -135,7 +135,7 @@ def _placed(
             raise OncoduetError(
                 path,
                 expected="finite numbers as placement in the NIfTI header",
-                found=f"{_columns(placement)} from {listed(placement.offset)}",
+                found=f"{_columns(placement)} from {number_list(placement.offset)}",
             )
         if not placement.matrix.any(axis=0).all():
             found = _columns(placement)
@@ -178,7 +178,7 @@ def _agreed(path: Path, placements: _Placements, spacing: list[float], corners: 
         return qform
     axes = sform.matrix / np.linalg.norm(sform.matrix, axis=0)
     scaled = _Placement(axes * spacing, sform.offset)  # what counts: the spacings are the header's own
-    for other, name in ((scaled, f"{listed(spacing)} as spacings"), (qform, "a qform")):
+    for other, name in ((scaled, f"{number_list(spacing)} as spacings"), (qform, "a qform")):
         if other is None:
             continue
         apart = float(np.abs(sform.of(corners) - other.of(corners)).max() * unit_mm)
@@ -187,8 +187,8 @@ def _agreed(path: Path, placements: _Placements, spacing: list[float], corners: 
                 path,
                 expected="qform, sform and spacings of the NIfTI header that agree",
                 found=(
-                    f"an sform with axes {_columns(sform)} from {listed(sform.offset)} and {name} "
-                    f"{'' if other is scaled else f'with axes {_columns(other)} from {listed(other.offset)} '}up "
+                    f"an sform with axes {_columns(sform)} from {number_list(sform.offset)} and {name} "
+                    f"{'' if other is scaled else f'with axes {_columns(other)} from {number_list(other.offset)} '}up "
                     f"to {apart:.3g} mm apart"
                 ),
             )
@@ -227,7 +227,7 @@ def _quaternion(path: Path, bcd: tuple[float, float, float], scales: list[float]
     b, c, d = bcd
     squares = b * b + c * c + d * d
     if not squares <= 1 + _UNIT_QUATERNION:
-        raise OncoduetError(path, expected="a unit quaternion in the NIfTI header", found=listed((b, c, d)))
+        raise OncoduetError(path, expected="a unit quaternion in the NIfTI header", found=number_list((b, c, d)))
     if 1.0 - squares < _NO_ROTATION_PART:
         length = 1.0 / math.sqrt(squares)
         a, b, c, d = 0.0, b * length, c * length, d * length
@@ -250,4 +250,4 @@ def _unit(x: float, y: float, z: float) -> tuple[float, float, float]:
 
 
 def _columns(placement: _Placement) -> str:
-    return " ".join(listed(column) for column in placement.matrix.T)
+    return " ".join(number_list(column) for column in placement.matrix.T)

@@ -8,6 +8,7 @@ What a piece logs in another process is logged in this one, when its turn has co
 Python's, which each process gives once, is given once.
 """
 
+import argparse
 import logging
 import os
 import threading
@@ -32,7 +33,16 @@ THREADS = (
 )
 """Variables by which libraries are told how many threads to start."""
 
+MOST_WORKERS = 1024
+
 logger = logging.getLogger(__name__)
+
+
+def worker_count(text: str) -> int:
+    """A number of processes, for the ``type`` of an option."""
+    if not (text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MOST_WORKERS):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST_WORKERS}, found {text!r}")
+    return int(text)
 
 
 class WorkerKilledError(OncoduetError):

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluation.matching.cases import ScoredCase
-from evaluation.metrics.outcomes import BoolArray, FloatArray, IntArray, Outcome, TestSet, last_of_ties
+from evaluation.metrics.outcomes import BoolArray, FloatArray, IntArray, Outcome, TestSet
+from evaluation.metrics.weighted_metrics import last_of_ties
 
 FALSE_POSITIVES_PER_CASE = (0.125, 0.25, 0.5, 1.0, 2.0)
 """False positives per case at the operating points of ``metrics.json``."""

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from evaluation.metrics.outcomes import BoolArray, FloatArray, last_of_ties
+from evaluation.metrics.outcomes import BoolArray, FloatArray
+from evaluation.metrics.weighted_metrics import last_of_ties
 
 
 def partial_auroc(positive: BoolArray, likelihood: FloatArray, specificity: float) -> tuple[float, FloatArray]:

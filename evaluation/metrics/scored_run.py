@@ -29,7 +29,8 @@ from contract.tables import LARGEST_NUMBER
 from contract.text import short_hash
 from evaluation.matching.hit_criteria import HIT_CRITERIA, HitCriterion
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, sensitivity_key
-from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet, weighted_ap, weighted_auroc
+from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet
+from evaluation.metrics.weighted_metrics import weighted_ap, weighted_auroc
 
 _CASE_COLUMNS = ["case_id", "label", "likelihood"]
 

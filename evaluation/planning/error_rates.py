@@ -2,24 +2,23 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from evaluation.planning.plan_record import (
     AnswerTable,
     PlannedDesign,
     PlanRecord,
     Share,
+    SimulatedDesigns,
     assumptions_text,
-    designs_of,
-    plan_record,
     shares_of,
 )
 from evaluation.planning.simulation import (
     RATES,
     SCENARIOS,
     ErrorRate,
-    SimulationSettings,
     any_false_on_par,
     error_rates,
     is_approximate,
@@ -33,44 +32,29 @@ _HEADINGS = ("test set", "new data", "covered", "one run")
 """Column headings of :data:`evaluation.planning.simulation.RATES`."""
 
 
-def plan_errors(
-    settings: SimulationSettings,
-    *,
-    runs: Sequence[int],
-    cases: Sequence[int],
-    alpha: float,
-    comparisons: int,
-    margin: float | None,
-    studies: int,
-    seed: int,
-    workers: int = 1,
-    pilot: Mapping[str, float] | None = None,
-) -> tuple[PlanRecord, AnswerTable]:
+def plan_errors(planned: SimulatedDesigns) -> tuple[PlanRecord, AnswerTable]:
     """Show by simulation how often the tests see a difference where there is none, and how often the interval covers.
 
-    Parameters
-    ----------
-    settings
-        What is assumed; its numbers of runs and cases are replaced by those of the grid.
-    comparisons, margin
-        How often any of so many configurations, which all differ from a reference by the margin, is declared on par
-        with it; asked of the largest design.
+    With a margin also, for the largest design, how often any of the family's comparisons is declared on par with a
+    reference from which all of them differ by the margin.
     """
+    settings, alpha, studies = planned.settings, planned.alpha, planned.studies
+    margin, comparisons = planned.margin, planned.comparisons
+    rates_of = partial(error_rates, studies=studies, alpha=alpha, seed=planned.seed, workers=planned.workers)
     designs, rows = [], []
     rates: dict[bool, list[float]] = {False: [], True: []}  # by whether p is approximate
-    for n, m in designs_of(runs, cases):
+    for design in planned:
         errors = {}
-        rows.append([f"{n} runs, {m} cases", *("" for _ in RATES)])
+        rows.append([f"{design.runs} runs, {design.cases} cases", *("" for _ in RATES)])
         for name in SCENARIOS:
-            asked = scenario(replace(settings, runs=n, cases=m), name)
-            errors[name] = error_rates(asked, studies=studies, alpha=alpha, seed=seed, workers=workers)
+            asked = scenario(design, name)
+            errors[name] = rates_of(asked)
             approximate = is_approximate(asked)
             rates[approximate].append(errors[name][RATES[1]].value)
             rows.append([f"{name}{' ≈' * approximate}", *(f"{100 * errors[name][rate].value:.1f}" for rate in RATES)])
-        designs.append(
-            PlannedDesign(runs=n, cases=m, shown={}, errors={name: shares_of(rates) for name, rates in errors.items()})
-        )
-        _log.info("%d runs per configuration, %d cases: done", n, m)
+        shares = {name: shares_of(rates) for name, rates in errors.items()}
+        designs.append(PlannedDesign(runs=design.runs, cases=design.cases, shown={}, errors=shares))
+        _log.info("%d runs per configuration, %d cases: done", design.runs, design.cases)
     said = []
     if rates[False]:
         said.append(f"{_range(rates[False])} of studies show a difference for new runs and cases")
@@ -79,26 +63,24 @@ def plan_errors(
     sentence = f"Where nothing differs, {', '.join(said)}; {100 * alpha:g} % are allowed."
     on_par = None
     if margin is not None:
-        n, m = designs_of(runs, cases)[-1]
-        family = replace(settings, runs=n, cases=m, difference=margin)
+        family = replace(list(planned)[-1], difference=margin)
         on_par = any_false_on_par(
-            family, comparisons=comparisons, studies=studies, alpha=alpha, seed=seed, workers=workers
+            family,
+            comparisons=comparisons,
+            studies=studies,
+            alpha=alpha,
+            seed=planned.seed,
+            workers=planned.workers,
         )
         sentence += (
             f" Of {comparisons} configurations that differ from a reference by {margin:g}, any is declared on par in "
             f"{_percent(on_par)} of studies."
         )
-    record = plan_record(
+    record = planned.record(
         f"errors by {METRIC_NAMES[settings.metric]}",
-        settings,
-        alpha=alpha,
-        comparisons=comparisons,
-        studies=studies,
-        seed=seed,
-        designs=tuple(designs),
+        designs,
+        sentence,
         any_false_on_par=None if on_par is None else Share(share=on_par.value, interval=on_par.interval),
-        pilot=dict(pilot or {}),
-        sentence=sentence,
     )
     note = (
         f"{studies} studies each (± {100 * 1.96 * math.sqrt(alpha * (1 - alpha) / studies):.1f} by the chance of "

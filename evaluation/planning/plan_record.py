@@ -1,8 +1,9 @@
 """The answer of a plan: a table to show, and the record that ``--output`` writes."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from contract.errors import OncoduetError
 from contract.records import Record, read_record
@@ -10,6 +11,7 @@ from contract.schema import Frozen
 from evaluation.planning.simulation import ErrorRate, SimulationSettings
 from evaluation.statistics.analysis_file import METRIC_NAMES, Metric
 
+_ASSUMPTIONS = ("auroc", "difference", "prevalence", "run_sd", "case_share", "method_share", "run_share")
 _ASSUMED = {"auroc", "prevalence", "run_sd"}
 """Assumptions that the sentence on the sample size states."""
 
@@ -88,25 +90,48 @@ def read_plan(path: Path, metrics: Sequence[Metric]) -> PlanRecord:
     return record
 
 
-def designs_of(runs: Sequence[int], cases: Sequence[int]) -> list[tuple[int, int]]:
-    """Every number of runs with every number of cases, ascending."""
-    return [(n, m) for n in sorted(set(runs)) for m in sorted(set(cases))]
+@dataclass(frozen=True)
+class SimulatedDesigns:
+    """Which designs are simulated, and how."""
 
+    settings: SimulationSettings
+    """Assumptions; their numbers of runs and cases are replaced by those of the designs."""
+    runs: Sequence[int]
+    cases: Sequence[int]
+    alpha: float
+    comparisons: int
+    """Size of the family."""
+    margin: float | None
+    """For equivalence; None: not asked."""
+    studies: int
+    """Simulated studies per design."""
+    seed: int
+    workers: int = 1
+    pilot: Mapping[str, float] = MappingProxyType({})
 
-def plan_record(question: str, settings: SimulationSettings, **values: object) -> PlanRecord:
-    """A record with the settings as assumptions."""
-    assumptions = {
-        "auroc": settings.auroc,
-        "difference": settings.difference,
-        "prevalence": settings.prevalence,
-        "run_sd": settings.run_sd,
-        "case_share": settings.case_share,
-        "method_share": settings.method_share,
-        "run_share": settings.run_share,
-    }
-    return PlanRecord.model_validate(
-        {"question": question, "assumptions": assumptions, "metric": settings.metric, **values}
-    )
+    def __iter__(self) -> Iterator[SimulationSettings]:
+        """The settings of every number of runs with every number of cases, ascending."""
+        for runs in sorted(set(self.runs)):
+            for cases in sorted(set(self.cases)):
+                yield replace(self.settings, runs=runs, cases=cases)
+
+    def record(self, question: str, designs: Sequence[PlannedDesign], sentence: str, **more: object) -> PlanRecord:
+        """The answer's record, with the settings as assumptions."""
+        settings = self.settings
+        assumptions = {name: getattr(settings, name) for name in _ASSUMPTIONS}
+        values = {name: getattr(self, name) for name in ("alpha", "comparisons", "studies", "seed")}
+        return PlanRecord.model_validate(
+            {
+                "question": question,
+                "assumptions": assumptions,
+                "metric": settings.metric,
+                **values,
+                "pilot": dict(self.pilot),
+                "designs": tuple(designs),
+                "sentence": sentence,
+                **more,
+            }
+        )
 
 
 def shares_of(rates: Mapping[str, ErrorRate]) -> dict[str, Share]:

@@ -2,20 +2,18 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 from contract.errors import OncoduetError
 from evaluation.planning.plan_record import (
     AnswerTable,
     PlannedDesign,
     PlanRecord,
+    SimulatedDesigns,
     assumptions_text,
-    designs_of,
-    plan_record,
     shares_of,
 )
-from evaluation.planning.simulation import SimulationSettings, power
+from evaluation.planning.simulation import power
 from evaluation.statistics.analysis_file import METRIC_NAMES
 
 _log = logging.getLogger(__name__)
@@ -50,71 +48,47 @@ def sample_size(record: PlanRecord, *, runs: int, cases: int) -> str:
     return f"{said} {record.sentence} {scored}"
 
 
-def plan_power(
-    settings: SimulationSettings,
-    *,
-    runs: Sequence[int],
-    cases: Sequence[int],
-    target: float,
-    alpha: float,
-    comparisons: int,
-    margin: float | None,
-    studies: int,
-    seed: int,
-    workers: int = 1,
-    pilot: Mapping[str, float] | None = None,
-) -> tuple[PlanRecord, AnswerTable]:
-    """Simulate how many runs and cases show ``settings.difference``, or that two configurations are on par.
+def plan_power(asked: SimulatedDesigns, *, target: float) -> tuple[PlanRecord, AnswerTable]:
+    """Simulate how many runs and cases show the settings' difference, or that two configurations are on par.
 
     Parameters
     ----------
-    settings
-        Assumptions; their numbers of runs and cases are replaced by those of the grid. Without a difference the
-        question is how often ``margin`` shows that the two are on par.
+    asked
+        Without a difference the question is how often the margin shows that the two are on par. Each of the
+        comparisons is tested at alpha over their number, Holm's first step, which is conservative.
     target
         Target power.
-    comparisons
-        Size of the family: each is tested at alpha over this number, Holm's first step, which is conservative.
 
     Raises
     ------
     OncoduetError
         There is neither a difference nor a margin.
     """
+    settings, margin, studies = asked.settings, asked.margin, asked.studies
     if settings.difference == 0 and margin is None:
         raise OncoduetError("--difference", expected="a difference, or --margin to show that two are on par", found=0)
     designs = []
-    for n, m in designs_of(runs, cases):
+    for each in asked:
         found = power(
-            replace(settings, runs=n, cases=m),
+            each,
             studies=studies,
-            alpha=alpha / comparisons,
-            seed=seed,
+            alpha=asked.alpha / asked.comparisons,
+            seed=asked.seed,
             margin=margin,
-            workers=workers,
+            workers=asked.workers,
         )
-        designs.append(PlannedDesign(runs=n, cases=m, shown=shares_of(found)))
-        _log.info("%d runs per configuration, %d cases: done", n, m)
-    asked = "better" if settings.difference else "on par"
+        designs.append(PlannedDesign(runs=each.runs, cases=each.cases, shown=shares_of(found)))
+        _log.info("%d runs per configuration, %d cases: done", each.runs, each.cases)
+    claim = "better" if settings.difference else "on par"
     goal = (
         f"a difference of {settings.difference:g}" if settings.difference else f"that two are on par within ±{margin:g}"
     )
-    sentence = _answer(designs, asked, goal, target)
-    record = plan_record(
-        f"power to show {goal} in {METRIC_NAMES[settings.metric]}",
-        settings,
-        alpha=alpha,
-        comparisons=comparisons,
-        studies=studies,
-        seed=seed,
-        designs=tuple(designs),
-        pilot=dict(pilot or {}),
-        sentence=sentence,
-    )
+    sentence = _answer(designs, claim, goal, target)
+    record = asked.record(f"power to show {goal} in {METRIC_NAMES[settings.metric]}", designs, sentence)
     names = [name for name in designs[0].shown if settings.difference or name == "on par"]
     rows = [
-        [str(each.runs), str(each.cases), *(f"{100 * each.shown[name].share:.0f} %" for name in names)]
-        for each in designs
+        [str(design.runs), str(design.cases), *(f"{100 * design.shown[name].share:.0f} %" for name in names)]
+        for design in designs
     ]
     meaning = {
         "this test set": "This test set: the runs rank differently on it.",
@@ -129,17 +103,17 @@ def plan_power(
     return record, AnswerTable(title, ["runs", "cases", *names], rows, note, sentence)
 
 
-def _answer(designs: Sequence[PlannedDesign], asked: str, goal: str, target: float) -> str:
-    enough = [each for each in designs if each.shown[asked].share >= target]
+def _answer(designs: Sequence[PlannedDesign], claim: str, goal: str, target: float) -> str:
+    enough = [each for each in designs if each.shown[claim].share >= target]
     if enough:
         best = min(enough, key=lambda each: (each.runs * each.cases, each.runs))
         return (
             f"{best.runs} runs per configuration on {best.cases} cases show {goal} with "
-            f"{100 * best.shown[asked].share:.0f} % power: the fewest predictions among these designs that reach "
+            f"{100 * best.shown[claim].share:.0f} % power: the fewest predictions among these designs that reach "
             f"{100 * target:.0f} %."
         )
-    best = max(designs, key=lambda each: each.shown[asked].share)
+    best = max(designs, key=lambda each: each.shown[claim].share)
     return (
         f"None of these designs shows {goal} with {100 * target:.0f} % power; the best, {best.runs} runs on "
-        f"{best.cases} cases, reaches {100 * best.shown[asked].share:.0f} %."
+        f"{best.cases} cases, reaches {100 * best.shown[claim].share:.0f} %."
     )

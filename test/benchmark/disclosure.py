@@ -26,7 +26,8 @@ import numpy as np
 from contract.records import Metrics, MetricsRecord
 from evaluation.index import against_baseline
 from evaluation.metrics.disclosure import disclosed
-from evaluation.metrics.outcomes import BoolArray, FloatArray, Outcome, TestSet, weighted_ap, weighted_auroc
+from evaluation.metrics.outcomes import BoolArray, FloatArray, Outcome, TestSet
+from evaluation.metrics.weighted_metrics import weighted_ap, weighted_auroc
 
 SEED = 1
 PREVALENCE = 0.4

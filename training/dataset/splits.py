@@ -26,7 +26,7 @@ def split_patients(studies: Sequence[PreparedStudy], *, folds: int, seed: int) -
     )
 
 
-def require_patients(archive: Path, patient_of: Mapping[str, str], folds: int) -> None:
+def require_enough_patients(archive: Path, patient_of: Mapping[str, str], folds: int) -> None:
     """Refuse more folds than patients."""
     patients = set(patient_of.values())
     if len(patients) < folds:

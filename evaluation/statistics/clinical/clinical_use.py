@@ -12,9 +12,10 @@ import numpy as np
 from contract.errors import OncoduetError
 from evaluation.metrics.calibration import calibration_error, recalibration
 from evaluation.metrics.decision_curve import THRESHOLDS_OF_TABLE, benefit_of_cases, net_benefit_of_all
-from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet, weighted_ap
+from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet
 from evaluation.metrics.partial_auroc import partial_auroc
 from evaluation.metrics.scored_run import ScoredRun
+from evaluation.metrics.weighted_metrics import weighted_ap
 from evaluation.statistics.analysis_file import Analysis
 from evaluation.statistics.clinical.thresholds import AIMS, notes_on_validation, operating_point
 from evaluation.statistics.clinical_records import (

@@ -6,6 +6,7 @@ The result depends on what was scored and on the analysis file, not on the order
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from contract.process.workers import each_of
 from evaluation.metrics.outcomes import BoolArray, TestSet
@@ -93,19 +94,10 @@ def compare_configurations(
         judged = _compare_metric(study, metric, declared)
         pairs += [pair.model_copy(update={"controls": _controls(study, pair, judged)}) for pair in judged]
     return Verdict(
+        **_declared(plan, declared, analysis),
         parents={run.name: run.metrics_sha256 for run in runs},
-        analysis=analysis,
-        analysis_name=plan.name,
-        primary=plan.primary,
-        margins=plan.margin,
         card=source.card,
         card_sha256=source.card_sha256,
-        alpha=plan.alpha,
-        seed=plan.seed,
-        replicates=plan.replicates,
-        swaps=plan.swaps,
-        looks=plan.looks,
-        family=len(declared),
         data_licences=tuple(sorted({run.source.data_licence for run in runs})),
         profiles=tuple(sorted({run.source.profile for run in runs})),
         patients=truth.patient_count,
@@ -155,25 +147,28 @@ def compare_table_of_runs(
                 )
             )
     return Verdict(
+        **_declared(plan, declared, analysis),
         parents=parents,
-        analysis=analysis,
-        analysis_name=plan.name,
-        primary=plan.primary,
-        margins=plan.margin,
         card=None,
         card_sha256=None,
-        alpha=plan.alpha,
-        seed=plan.seed,
-        replicates=plan.replicates,
-        swaps=plan.swaps,
-        looks=plan.looks,
-        family=len(declared),
         data_licences=(),
         profiles=(),
         patients=None,
         configurations=tuple(summarise_from_table(name, table) for name in table["auroc"]),
         pairs=tuple(pairs),
     )
+
+
+def _declared(plan: Analysis, declared: Sequence[tuple[str, str]], analysis: str) -> dict[str, Any]:
+    """What was declared, as the verdict has it."""
+    same = ("primary", "alpha", "seed", "replicates", "swaps", "looks")
+    return {
+        "analysis": analysis,
+        "analysis_name": plan.name,
+        "margins": plan.margin,
+        "family": len(declared),
+        **{name: getattr(plan, name) for name in same},
+    }
 
 
 def _swaps(

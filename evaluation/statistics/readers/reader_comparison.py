@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from contract.errors import OncoduetError
-from evaluation.metrics.outcomes import BoolArray, FloatArray, TestSet, last_of_ties
+from evaluation.metrics.outcomes import BoolArray, FloatArray, TestSet
+from evaluation.metrics.weighted_metrics import last_of_ties
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import METRIC_NAMES, Analysis, Metric
 from evaluation.statistics.conclusions import is_shown, spoken

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluation.metrics.curves import afroc_scores
-from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet, last_of_ties, weighted_ap, weighted_auroc
+from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet
 from evaluation.metrics.placement_values import count_below, placement_values
+from evaluation.metrics.weighted_metrics import last_of_ties, weighted_ap, weighted_auroc
 from evaluation.statistics.analysis_file import Metric
 
 

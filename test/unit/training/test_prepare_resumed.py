@@ -84,7 +84,7 @@ def stopped_after(monkeypatch):
             return work(*given, **more)
 
         with monkeypatch.context() as patch:
-            patch.setattr(f"training.prepare.{step}", interrupted)
+            patch.setattr(f"training.dataset.passes.{step}", interrupted)
             return main(arguments)
 
     return stop
@@ -123,8 +123,9 @@ def test_two_processes_give_the_same_bytes_and_say_the_same(archive, tmp_path, c
 
 @pytest.mark.parametrize("workers", [0, -2, 1025])
 def test_a_number_of_processes_that_is_none_is_wrong_usage(archive, tmp_path, capsys, workers):
-    assert main(words(archive, tmp_path / "out", "--workers", workers)) == 2
-    assert f"--workers: expected a whole number from 1 to 1024, found {workers}" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(words(archive, tmp_path / "out", "--workers", workers))
+    assert f"--workers: expected a whole number from 1 to 1024, found '{workers}'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -269,7 +270,7 @@ def test_two_calls_do_not_work_in_one_folder(source, tmp_path, capsys, monkeypat
             said.append(capsys.readouterr().err)
         return read(study, **more)
 
-    monkeypatch.setattr("training.prepare.read_study", second)
+    monkeypatch.setattr("training.dataset.passes.read_study", second)
     assert main(words(source, output)) == 0
     assert said == [f"error: {output}: expected no other process at work here, found one that prepares a dataset\n"]
 
@@ -286,7 +287,7 @@ def test_a_folder_that_is_removed_meanwhile_is_one_line(source, tmp_path, capsys
             shutil.rmtree(tmp_path / name)
         return work(*given, **more)
 
-    monkeypatch.setattr(f"training.prepare.{step}", removing)
+    monkeypatch.setattr(f"training.dataset.passes.{step}", removing)
     assert main(words(source, tmp_path / "out")) == 3
     message = capsys.readouterr().err
     assert message.count("\n") == 1

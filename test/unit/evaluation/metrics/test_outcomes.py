@@ -4,7 +4,8 @@ from evaluation_makers import NO_CANDIDATES, random_outcome, random_truth
 from refusals import refused_with
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from evaluation.metrics.outcomes import Outcome, TestSet, require_patients, weighted_ap, weighted_auroc
+from evaluation.metrics.outcomes import Outcome, TestSet, require_patients
+from evaluation.metrics.weighted_metrics import weighted_ap, weighted_auroc
 
 
 def a_test_set(seed):

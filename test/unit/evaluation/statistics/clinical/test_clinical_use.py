@@ -14,8 +14,8 @@ from sklearn.metrics import brier_score_loss, confusion_matrix, precision_score,
 
 from contract.records import read_record
 from evaluation.__main__ import main
-from evaluation.metrics.outcomes import weighted_ap
 from evaluation.metrics.scored_runs import read_scored_runs
+from evaluation.metrics.weighted_metrics import weighted_ap
 from evaluation.statistics.analysis_file import Analysis
 from evaluation.statistics.clinical.clinical_use import (
     ap_at_prevalence,

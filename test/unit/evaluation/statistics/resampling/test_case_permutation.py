@@ -7,7 +7,8 @@ from evaluation_makers import NO_CANDIDATES, random_outcome, random_truth
 from scipy.stats import binom, kstest, norm
 from swaps import swap_differences
 
-from evaluation.metrics.outcomes import Outcome, TestSet, weighted_ap, weighted_auroc
+from evaluation.metrics.outcomes import Outcome, TestSet
+from evaluation.metrics.weighted_metrics import weighted_ap, weighted_auroc
 from evaluation.statistics.resampling.case_permutation import _drawn_swaps, case_swap_tests
 
 

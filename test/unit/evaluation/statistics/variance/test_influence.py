@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from evaluation_makers import NO_CANDIDATES, random_outcome, random_truth
 
-from evaluation.metrics.outcomes import Outcome, TestSet, weighted_ap, weighted_auroc
+from evaluation.metrics.outcomes import Outcome, TestSet
+from evaluation.metrics.weighted_metrics import weighted_ap, weighted_auroc
 from evaluation.planning.simulation import SimulatedStudy, SimulationSettings, draw
 from evaluation.planning.simulation import metric_by_patient as simulated_by_patient
 from evaluation.statistics.variance.influence import afroc_by_patient, ap_influence, auroc_influence, by_patient
