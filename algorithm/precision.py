@@ -52,7 +52,7 @@ def measure_precision(
 ) -> PrecisionRecord:
     """Predict studies in every precision of the device, compare, and write the record.
 
-    Raises ``OncoduetError``: the bundle or a study is wrong, or something of other origin has the record's name;
+    Raises ``OncoduetError``: the bundle or a study is wrong, or a file of another program has the record's name;
     nothing was written.
 
     Parameters

@@ -26,7 +26,7 @@ from network.machine.device import HELP, Device, Kind
 if TYPE_CHECKING:
     from training.campaign.devices import CudaDevice
     from training.campaign.estimate import Capacity
-    from training.campaign.plan import Campaign
+    from training.campaign.planned_runs import Campaign
 
 
 _RUNS = "run folders, or folders of run folders"
@@ -61,8 +61,8 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
 
 def _run(options: argparse.Namespace, console: Console) -> None:
     from training.dataset.prepared import load_prepared  # noqa: PLC0415
-    from training.execution import RunOptions, execute_with_progress  # noqa: PLC0415
-    from training.run import plan_run  # noqa: PLC0415
+    from training.make_run import RunOptions, execute_with_progress  # noqa: PLC0415
+    from training.planned_run import plan_run  # noqa: PLC0415
 
     run = plan_run(
         load_prepared(options.prepared),

@@ -133,7 +133,7 @@ class Engine(ABC):
         require_settings(run.profile, device)
 
     def keep(self, run: RunIdentity) -> CheckpointPolicy:
-        """Which weights a run keeps; asked by :class:`training.run.Run`.
+        """Which weights a run keeps; asked by :class:`training.planned_run.Run`.
 
         A network that locates an organ detects no lesion by which one could choose.
 

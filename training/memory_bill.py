@@ -21,7 +21,7 @@ from contract.records import RunRecord
 from network.machine.device import Kind
 from network.model.plans import full_resolution
 from training.dataloading.training_set import PLACES, Patches, Place, home, patches_of
-from training.run import Run
+from training.planned_run import Run
 
 if TYPE_CHECKING:
     from training.dataloading.resident_studies import StudySizes

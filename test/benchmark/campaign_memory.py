@@ -22,10 +22,10 @@ import torch
 import training.nnunet.trainer  # noqa: F401 - before the fork, as in a campaign
 from network.inference.memory_plan import held_bytes
 from training.dataset.prepared import Prepared, load_prepared
-from training.execution import execute
+from training.make_run import execute
 from training.memory_bill import bills
+from training.planned_run import Run, plan_run
 from training.profile import PlanEdits
-from training.run import Run, plan_run
 
 PLANS = {  # features of the first stage, stages, most features, patch (z, y, x), batch, convolutions (encoder, decoder)
     "tiny": (4, 3, 8, (8, 16, 16), 2, (1, 1)),

@@ -231,8 +231,8 @@ def write_patches(folder: Path, side: str) -> None:
     """The run's own batches and the fold's validation studies, for both sides; ``side`` does not matter."""
     from training.dataset.lesion_instances import labels_of, lesion_boxes  # noqa: PLC0415
     from training.nnunet.trainer import build_trainer  # noqa: PLC0415
+    from training.planned_run import plan_run  # noqa: PLC0415
     from training.retina_unet.trainer import DetectorTrainer  # noqa: PLC0415
-    from training.run import plan_run  # noqa: PLC0415
 
     prepared: Prepared = load_prepared(folder / "prepared")
     profile = (folder / "profile").read_text(encoding="utf-8")

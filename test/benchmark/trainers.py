@@ -238,8 +238,8 @@ def train(
     *, runs: int, warm_up: int, last: int, prepared: Path, profile: Path, output: Path, device: str, cost: Path
 ) -> None:
     """The child that trains restarts in parallel; steps are counted per run."""
-    from training.execution import RunRequest, execute_together  # noqa: PLC0415
-    from training.run import plan_run  # noqa: PLC0415
+    from training.make_run import RunRequest, execute_together  # noqa: PLC0415
+    from training.planned_run import plan_run  # noqa: PLC0415
 
     dataset, clock = load_prepared(prepared), StepClock(warm_up=warm_up * runs, last=last * runs, device=device)
     requests = [

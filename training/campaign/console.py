@@ -12,7 +12,7 @@ from typing import Self
 from rich.console import Console
 from rich.live import Live
 
-from training.campaign.plan import Campaign
+from training.campaign.planned_runs import Campaign
 from training.campaign.slurm_queue import queue_messages
 from training.campaign.status import CampaignStatus, ExecutorMessage, StatusMonitor, rows_for, table
 from training.campaign.status_page import write_status_page

@@ -21,11 +21,11 @@ from pathlib import Path
 from contract.errors import OncoduetError
 from training.campaign.devices import CudaDevice
 from training.campaign.memory_estimate import MemoryEstimate, estimate_memory, estimate_memory_elsewhere
-from training.campaign.plan import Campaign
+from training.campaign.planned_runs import Campaign
 from training.campaign.probe import LIMIT_S, EpochTime, device_name, probe
 from training.campaign.status import CampaignStatus, Progress, clock, hours
 from training.memory_bill import needs
-from training.run import Run
+from training.planned_run import Run
 
 GB = 10**9
 

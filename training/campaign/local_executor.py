@@ -22,11 +22,11 @@ from network.machine.device import Device
 from training.campaign.console import Display
 from training.campaign.devices import chosen_devices, see_only
 from training.campaign.estimate import Capacity, estimate_costs
-from training.campaign.plan import Campaign, PlannedRun, campaign_lock
+from training.campaign.planned_runs import Campaign, PlannedRun, campaign_lock
 from training.campaign.status import ExecutorMessage, StatusMonitor
 from training.campaign.worker import Ended, Stepped, make_pack, raise_for
 from training.dataloading.training_set import Place, home
-from training.run import Run
+from training.planned_run import Run
 
 REFRESH_S = 0.25
 

@@ -13,7 +13,7 @@ from network.machine.device import Kind
 from training.campaign.devices import CudaDevice
 from training.dataloading.training_set import Place
 from training.memory_bill import AUTO, GB, FreeMemory, MemoryBill, bills, free_memory
-from training.run import Run
+from training.planned_run import Run
 
 _IMPORTS = 600 * 10**6
 """What a process that was not forked holds after its imports."""

@@ -24,7 +24,7 @@ from network.machine.device import Kind
 from training.campaign.devices import CudaDevice, see_only
 from training.dataset.prepared import Fold
 from training.engine import TrainingContext
-from training.run import Run
+from training.planned_run import Run
 from training.run_folder.folder import RunFolder
 
 MOST_STUDIES = 4

@@ -32,9 +32,10 @@ from contract.errors import OncoduetError
 from contract.files.locks import is_locked, kind_of_locks
 from contract.text import one_line
 from network.machine.device import Device, choose_device
+from training.campaign.campaign_file import SlurmOptions
 from training.campaign.console import Display
 from training.campaign.estimate import Capacity, estimate_costs
-from training.campaign.plan import Campaign, PlannedRun, RunSpec, SlurmOptions, campaign_lock
+from training.campaign.planned_runs import Campaign, PlannedRun, RunSpec, campaign_lock
 from training.campaign.slurm_queue import JobBook, Queued, SlurmJob, job_name, largest_array, look_at_queue, messages_of
 from training.campaign.status import ExecutorMessage, Progress, StatusMonitor
 from training.campaign.worker import Ended, Stepped, make_pack, raise_for

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from contract.records import Record, read_record, write_record
 from contract.schema import Frozen
-from training.campaign.plan import SLURM
+from training.campaign.planned_runs import SLURM
 from training.campaign.status import CampaignStatus, ExecutorMessage, Progress
 
 ANSWER_LIMIT_S = 20.0

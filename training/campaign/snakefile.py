@@ -19,8 +19,9 @@ from contract.errors import OncoduetError
 from contract.files.atomic import write_text
 from network.machine.device import Device
 from training.campaign.estimate import Capacity, RunKind, epoch_times, estimate_costs, kind_of
-from training.campaign.plan import Campaign, PlannedRun, is_sealed, sealed
+from training.campaign.planned_runs import Campaign, PlannedRun
 from training.campaign.probe import EpochTime
+from training.campaign.sealed_text import is_sealed, sealed
 from training.campaign.status import CampaignStatus, Progress
 
 TEMPLATE = Path(__file__).parent / "templates" / "Snakefile"
@@ -34,7 +35,7 @@ START_MINUTES = 10
 def write_snakefile(path: Path, status: CampaignStatus, *, device: Device, timed_on: Capacity | None) -> None:
     """Write the Snakefile of a campaign.
 
-    Raises ``OncoduetError``: a file of other origin, or one that was edited, has the name; a path has braces.
+    Raises ``OncoduetError``: a file of another program, or an edited one, has the name; a path has braces.
 
     Parameters
     ----------
@@ -47,7 +48,7 @@ def write_snakefile(path: Path, status: CampaignStatus, *, device: Device, timed
         raise OncoduetError(
             path,
             expected="nothing or a campaign's Snakefile",
-            found="one of other origin or changed since; move it away",
+            found="a file of another program, or an edited one; move it away",
         )
     campaign = status.campaign
     output, prepared = campaign.output.absolute(), campaign.prepared.folder.absolute()

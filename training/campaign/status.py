@@ -21,7 +21,7 @@ from contract.files.locks import is_locked
 from contract.files.reading import open_regular
 from contract.records import Epoch, RunRecord, read_record
 from contract.text import one_line
-from training.campaign.plan import Campaign, PlannedRun
+from training.campaign.planned_runs import Campaign, PlannedRun
 
 State = Literal["planned", "queued", "running", "interrupted", "finished", "failed"]
 STATES: tuple[State, ...] = ("planned", "queued", "running", "interrupted", "failed", "finished")

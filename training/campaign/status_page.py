@@ -18,7 +18,8 @@ from contract.files.atomic import write_text
 from contract.provenance import VERSION
 from contract.records import Epoch
 from contract.text import printable
-from training.campaign.plan import PAGE, is_sealed, sealed
+from training.campaign.planned_runs import PAGE
+from training.campaign.sealed_text import is_sealed, sealed
 from training.campaign.status import STATES, CampaignStatus, Progress, State, clock
 
 logger = logging.getLogger(__name__)

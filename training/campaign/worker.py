@@ -10,10 +10,10 @@ from contract.errors import OncoduetError
 from contract.records import RunRecord
 from contract.text import one_line
 from network.machine.device import Device
-from training.campaign.plan import Campaign, PlannedRun
+from training.campaign.planned_runs import Campaign, PlannedRun
 from training.campaign.status import ExecutorMessage
 from training.dataloading.training_set import Place
-from training.execution import RunRequest, execute_together
+from training.make_run import RunRequest, execute_together
 
 
 @dataclass(frozen=True)

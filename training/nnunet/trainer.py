@@ -8,7 +8,6 @@ run that resumes from a checkpoint is bit-identical to an uninterrupted one.
 
 import logging
 import math
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ import torch
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
-from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -43,12 +41,13 @@ from training.dataloading.patch_sampling import PatchSampler
 from training.dataloading.resident_studies import ResidentStudies, resident_studies
 from training.dataloading.training_set import Place, home
 from training.dataset.nnunet_folders import batches_on_one_thread, nnunet_folders
-from training.dataset.prepared import case_files
-from training.dataset.preprocessed import IMAGE, LABEL, class_voxels, open_array
 from training.engine import Trained
 from training.gpu_settings import scales_gradients, settle_network, settle_process
 from training.interleaving import Clock, Steps, interleave
+from training.nnunet.epoch_log import EpochLog
+from training.nnunet.focused_cases import FocusedCases
 from training.nnunet.process_state import ProcessState
+from training.nnunet.seeds import entropy, seed_generators
 from training.nnunet.segmentation_losses import build_loss
 from training.nnunet.worker_batches import WorkerBatches, processes_of, shared_at_most
 from training.profile import Profile
@@ -322,7 +321,7 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         device, dtype = home(task.training_set, task.device)
         return resident_studies(task.prepared, [*task.train, *task.validation], device=device, dtype=dtype)
 
-    def get_tr_and_val_datasets(self) -> tuple["FocusedCases", "FocusedCases"]:
+    def get_tr_and_val_datasets(self) -> tuple[FocusedCases, FocusedCases]:
         """Training and validation studies."""
         training, validation = self.do_split()
         folder = self.preprocessed_dataset_folder
@@ -487,59 +486,6 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
 
     def _save_debug_information(self) -> None:
         """Nothing: run.json says what the run was."""
-
-
-class EpochLog(MetaLogger):  # type: ignore[misc]
-    """nnU-Net's log of epochs, without the picture (which costs more than a short epoch)."""
-
-    def plot_progress_png(self, output_folder: str) -> None:
-        """Nothing."""
-
-    def log(self, key: str, value: Any, step: int) -> None:
-        """Note one value.
-
-        The pseudo Dice is undefined where an epoch's validation patches hold no lesion and none was found. nnU-Net lets
-        that enter the moving average, which is then undefined for good; here such an epoch leaves the average alone.
-        """
-        if key == "mean_fg_dice" and math.isnan(value):
-            averages = self.get_value("ema_fg_dice", None)
-            value = averages[-1] if averages else 0.0
-        super().log(key, value, step)
-
-
-class FocusedCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
-    """Preprocessed studies, for nnU-Net's loader.
-
-    Patches are centred on a class that nnU-Net draws among those of the study; where ``focus`` is one of these, it is
-    the only one. Nothing is kept in memory: nnU-Net's transforms work in place, on what a compressed file gives as a
-    new array each time, where an array in memory would give a view.
-    """
-
-    def __init__(self, folder: str, identifiers: list[str], *, focus: int | None = None) -> None:
-        super().__init__(folder, identifiers)
-        self.focus = focus
-
-    def load_case(self, identifier: str) -> Any:
-        """Image, label, none (no cascade) and what nnU-Net's loader asks of the properties of one study."""
-        image, label, properties = case_files(Path(self.source_folder).parent, identifier)
-        opened = open_array(image, IMAGE, mmap_mode="r"), open_array(label, LABEL, mmap_mode="r")
-        voxels = class_voxels(properties, opened[1].shape)
-        if self.focus is not None and len(voxels.get(self.focus, ())):
-            voxels = {self.focus: voxels[self.focus]}
-        return *opened, None, {"class_locations": voxels}
-
-
-def entropy(seed: int, moment: str) -> list[int]:
-    """What a generator is seeded with: the run's seed and what is about to happen."""
-    return [seed, *moment.encode()]
-
-
-def seed_generators(seed: int, moment: str) -> None:
-    """Seed Python's, numpy's and torch's generators from the run's seed and what is about to happen."""
-    python, numpy, torch_seed = (int(word) for word in np.random.SeedSequence(entropy(seed, moment)).generate_state(3))
-    random.seed(python)
-    np.random.seed(numpy)  # noqa: NPY002 - nnU-Net draws from the global generator
-    torch.manual_seed(torch_seed)
 
 
 def _resume(trainer: Trainer, checkpoint: Checkpoint) -> None:

@@ -28,7 +28,8 @@ from training.dataset.lesion_instances import labels_of, lesion_boxes_of_batch
 from training.engine import Trained
 from training.interleaving import Steps
 from training.nnunet import trainer as nnunet
-from training.nnunet.trainer import OnEpoch, OnIteration, Trainer, Weights, copied_weights, entropy
+from training.nnunet.seeds import entropy
+from training.nnunet.trainer import OnEpoch, OnIteration, Trainer, Weights, copied_weights
 from training.retina_unet.box_rule_sweep import best_postprocessing, search
 from training.retina_unet.loss import DetectionLoss
 from training.run_folder.checkpoints import Checkpoint

@@ -7,7 +7,7 @@ parents): a file copied from another run is refused, and only files of this run 
 written or read (:mod:`training.run_folder.checkpoint_state`).
 
 No state of a random generator is in it. All of them are reseeded at the start of every epoch, from the run's seed
-and the epoch's number (``training.nnunet.trainer.seed_generators``), and checkpoints are written between epochs: seed
+and the epoch's number (``training.nnunet.seeds.seed_generators``), and checkpoints are written between epochs: seed
 and epoch number, which are in it, are the state.
 """
 

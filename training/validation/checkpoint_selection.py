@@ -20,7 +20,7 @@ from contract.outputs import claim_scratch
 from contract.records import BatchRecord, Record, ScoredCheckpoint, SelectionRecord, read_record, write_record
 from network.machine.device import Kind
 from training.dataset.archive_stamps import reachable_archive, read_sources
-from training.run import Run
+from training.planned_run import Run
 from training.run_folder.folder import COMMAND, RunFolder
 from training.validation.predict_and_score import find_localisation, link_studies, predict_studies, score
 

@@ -10,8 +10,8 @@ from workload import Workload
 
 from contract.records import RunRecord, read_record
 from training.dataset.prepared import Prepared, load_prepared
-from training.execution import RunRequest, execute, execute_together
-from training.run import Run, plan_run
+from training.make_run import RunRequest, execute, execute_together
+from training.planned_run import Run, plan_run
 
 CONFIGURATIONS = ("ce-dice", "focal", "ce", "ce-focal", "retina-unet")
 

@@ -15,9 +15,9 @@ from network.inference.memory_plan import GB, Budget
 from network.machine.device import free_device_memory
 from training.dataloading.resident_studies import ResidentStudies
 from training.dataset.prepared import Prepared, load_prepared
-from training.execution import execute
+from training.make_run import execute
 from training.memory_bill import bills
-from training.run import Run, plan_run
+from training.planned_run import Run, plan_run
 
 SHARES = {"half of the need": 0.5, "a third more than the need": 1.33}
 

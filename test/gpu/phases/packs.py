@@ -8,7 +8,7 @@ from workload import TOY, Workload
 
 from training.dataset.prepared import load_prepared
 from training.memory_bill import bills
-from training.run import plan_run
+from training.planned_run import plan_run
 
 PACKS = (1, 2, 4, 8)
 

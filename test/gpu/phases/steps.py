@@ -14,8 +14,8 @@ from workload import Workload
 
 from network.model.plans import full_resolution
 from training.dataset.prepared import load_prepared
-from training.execution import execute
-from training.run import Run, plan_run
+from training.make_run import execute
+from training.planned_run import Run, plan_run
 
 VARIANTS: dict[str, str] = {
     "as the profile says": "",

@@ -18,8 +18,8 @@ from contract.images.grid import Grid
 from contract.images.volume import Volume, write_volume
 from training.__main__ import main
 from training.dataset.prepared import load_prepared, parts
-from training.execution import execute
-from training.run import Run, plan_run
+from training.make_run import execute
+from training.planned_run import Run, plan_run
 
 SIZES_XYZ = [(30, 26, 10), (28, 32, 9), (34, 24, 11)]
 SPACINGS_MM_XYZ = [(1.5, 1.4, 3.0), (1.6, 1.5, 3.3), (1.4, 1.7, 2.8)]

@@ -18,7 +18,7 @@ from network.study.scan import content_sha256
 from training.bundle import write_archive
 from training.dataset.archive_stamps import read_sources
 from training.dataset.prepared import load_prepared
-from training.execution import execute
+from training.make_run import execute
 
 
 @pytest.fixture(scope="session")

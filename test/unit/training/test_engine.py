@@ -25,7 +25,7 @@ from training.configuration import Configuration
 from training.dataset.prepared import case_files
 from training.dataset.preprocessed import IMAGE, LABEL, read_voxels
 from training.engine import ENGINES, Engine, Trained, load_configuration
-from training.execution import execute
+from training.make_run import execute
 
 PROJECT = Path(__file__).parents[3]
 CONFIGURATION = """
@@ -195,7 +195,7 @@ def test_without_its_line_in_the_table_its_configurations_are_refused(tmp_path):
 
 def test_planning_and_status_ask_every_engine_without_importing_torch():
     code = (
-        "import sys, training.campaign.status_page, training.campaign.plan\n"
+        "import sys, training.campaign.status_page, training.campaign.planned_runs\n"
         "from training.configuration import CONFIGURATIONS\n"
         "from training.engine import ENGINES, load_configuration\n"
         "assert {load_configuration(path).engine for path in CONFIGURATIONS.glob('*.toml')} == set(ENGINES)\n"

@@ -6,8 +6,8 @@ import pytest
 import torch
 from refusals import refused_with
 
-from training.execution import execute
 from training.gpu_settings import require_settings, scales_gradients, settle_network, settle_process
+from training.make_run import execute
 from training.profile import PROFILES, Compute, load_profile
 
 
@@ -84,7 +84,7 @@ def test_compilation_without_triton_is_refused_or_with_auto_left_out(t4, tmp_pat
 
 
 def test_a_run_that_the_gpu_cannot_make_leaves_nothing(t4, planned, edited_profile, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.execution.choose_device", lambda _: type("Chosen", (), {"kind": "cuda"}))
+    monkeypatch.setattr("training.make_run.choose_device", lambda _: type("Chosen", (), {"kind": "cuda"}))
     profile = edited_profile(("[plan]", '[compute]\namp = "bf16"\n\n[plan]'))
     with refused_with("profile tiny: compute.amp"):
         execute(planned(profile=profile), tmp_path / "run", device="cuda")

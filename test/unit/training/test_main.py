@@ -8,7 +8,7 @@ from rich.console import Console
 from training.__main__ import main
 from training.campaign import load_campaign
 from training.campaign.local_executor import make_locally
-from training.execution import execute_with_progress
+from training.make_run import execute_with_progress
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from contract.files.reading import read_json
 from contract.records import RunRecord, read_record
 from network.inference.memory_plan import Budget
 from training.dataloading.resident_studies import resident_studies, study_sizes
-from training.execution import execute
+from training.make_run import execute
 from training.memory_bill import AUTO, bills, choose_training_set, needs
 
 MUCH = 10**12

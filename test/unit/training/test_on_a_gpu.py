@@ -11,7 +11,7 @@ from fake_cuda import GPU, OnGpu, fake_cuda, network_on_gpu, on_gpu
 
 from network.model.weights import load_weights, save_weights
 from training.dataloading.instance_studies import InstanceStudies
-from training.execution import execute
+from training.make_run import execute
 from training.nnunet.trainer import Trainer, build_trainer
 from training.retina_unet.trainer import DetectorTrainer
 from training.run_folder.checkpoint_state import decode_state, encode_state

@@ -14,7 +14,7 @@ from contract.records import RunRecord, read_record, write_record
 from network.machine.device import ComputeDevice
 from network.model.architecture import build_network
 from network.model.weights import load_weights, tensors_sha256
-from training.execution import execute
+from training.make_run import execute
 from training.run_folder.folder import RunFolder
 
 
@@ -231,7 +231,7 @@ def test_a_run_begun_on_the_cpu_does_not_resume_on_a_gpu(planned, tmp_path, monk
     run, folder = planned(), RunFolder(tmp_path / "run")
     interrupt_after(2, run, folder.path, PowerCutError)
     before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
-    monkeypatch.setattr("training.execution.choose_device", lambda _: ComputeDevice("cuda", "a GPU", "torch", "a test"))
+    monkeypatch.setattr("training.make_run.choose_device", lambda _: ComputeDevice("cuda", "a GPU", "torch", "a test"))
     with refused_with(problem="the checkpoint was written on cpu", found="cuda; use --device cpu, or a new --output"):
         execute(run, folder.path, device="cuda")
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before

@@ -18,7 +18,7 @@ from contract.records import BundleRecord, read_record
 from network.detection.anchors import AnchorPlan
 from training.campaign import load_campaign
 from training.dataset.prepared import load_prepared
-from training.execution import RunOptions, execute
+from training.make_run import RunOptions, execute
 from training.profile import PROFILES
 
 ORIENTATIONS = [(1, 1), (-1, -1), (1, -1)]  # of x and y, as the PANORAMA collection mixes them (z follows)

@@ -10,7 +10,7 @@ from contract.files.atomic import write_json
 from contract.files.reading import read_json
 from network.model.weights import load_weights, save_weights
 from training.__main__ import main
-from training.execution import execute
+from training.make_run import execute
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from training.augmentation.intensity import Blur, Brightness, Contrast, Gamma, L
 from training.augmentation.random_parameters import Range
 from training.augmentation.spatial import Mirror
 from training.dataset.nnunet_folders import batches_on_one_thread, nnunet_folders
-from training.nnunet.trainer import build_trainer, seed_generators
+from training.nnunet.seeds import seed_generators
+from training.nnunet.trainer import build_trainer
 from training.run_folder.folder import RunFolder
 
 NUMBER = 2400

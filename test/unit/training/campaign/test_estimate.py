@@ -11,7 +11,7 @@ from training.__main__ import main
 from training.campaign import load_campaign
 from training.campaign.estimate import Capacity, epoch_times, estimate_costs, hours_line
 from training.campaign.status import StatusMonitor
-from training.execution import execute
+from training.make_run import execute
 from training.memory_bill import bills, needs
 
 CPU = Capacity(processes=2, packed=1)

@@ -17,10 +17,10 @@ from contract.records import write_record
 from training.__main__ import main
 from training.campaign import load_campaign
 from training.campaign.local_executor import make_locally
-from training.campaign.plan import campaign_lock
+from training.campaign.planned_runs import campaign_lock
 from training.dataset.prepared import load_prepared
-from training.execution import execute
-from training.run import plan_run
+from training.make_run import execute
+from training.planned_run import plan_run
 from training.run_folder.folder import RunFolder
 
 

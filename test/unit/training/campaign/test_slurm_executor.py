@@ -17,7 +17,7 @@ from contract.files.atomic import write_json
 from contract.files.reading import read_json
 from contract.records import read_record, write_record
 from training.campaign import load_campaign
-from training.campaign.plan import SlurmOptions
+from training.campaign.campaign_file import SlurmOptions
 from training.campaign.slurm_executor import Work, job_device
 from training.campaign.slurm_queue import JobBook, JobsRecord, Queued, look_at_queue, messages_of, queue_messages
 from training.campaign.status import StatusMonitor

@@ -119,7 +119,7 @@ def test_a_snakefile_is_replaced_unless_it_is_the_users(campaign_file, emitted, 
     snakefile.write_text(mine)
     message = refusal("campaign", path, "--emit", "snakemake", snakefile)
     assert (
-        "expected nothing or a campaign's Snakefile, found one of other origin or changed since; move it away"
+        "expected nothing or a campaign's Snakefile, found a file of another program, or an edited one; move it away"
         in message
     )
     assert snakefile.read_text() == mine

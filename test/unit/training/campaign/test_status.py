@@ -10,7 +10,7 @@ from training.__main__ import main
 from training.campaign import load_campaign
 from training.campaign.status import ExecutorMessage, StatusMonitor, clock, hours
 from training.campaign.status_page import write_status_page
-from training.execution import execute
+from training.make_run import execute
 
 
 @pytest.fixture
@@ -77,7 +77,9 @@ def test_an_edited_page_is_refused_and_kept(campaign_file, write_run, outcome, c
     mine = page.read_text().replace("</main>", "my notes</main>")
     page.write_text(mine)
     said = refusal("status", path)
-    assert f"{page}: expected nothing or a campaign's own file, found a file of other origin, or edited since" in said
+    assert (
+        f"{page}: expected nothing or a campaign's own file, found a file of another program, or an edited one" in said
+    )
     write_status_page(StatusMonitor(campaign).look())
     assert f"{page}: edited by hand, left unchanged" in capsys.readouterr().out
     assert page.read_text() == mine

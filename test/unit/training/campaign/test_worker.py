@@ -14,8 +14,8 @@ from refusals import refused_with
 
 from contract.errors import OncoduetError
 from contract.records import RunRecord, read_record
-from training.execution import RunRequest, execute, execute_together
 from training.interleaving import Clock, interleave, run_to_end
+from training.make_run import RunRequest, execute, execute_together
 from training.nnunet.process_state import ProcessState
 from training.nnunet.trainer import Trainer
 

@@ -15,7 +15,7 @@ from network.inference.memory_plan import Budget
 from training.dataloading.batches import Cut, ResidentBatches
 from training.dataloading.patch_sampling import PatchSampler
 from training.dataloading.resident_studies import ResidentStudies, ResidentStudy, resident_studies, study_sizes
-from training.execution import RunRequest, execute, execute_together
+from training.make_run import RunRequest, execute, execute_together
 from training.nnunet.trainer import build_trainer
 from training.run_folder.folder import RunFolder
 

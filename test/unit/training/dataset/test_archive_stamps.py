@@ -11,8 +11,8 @@ from contract.records import read_record
 from training.__main__ import main
 from training.dataset.archive_stamps import SourcesRecord, read_sources, unchanged_archive
 from training.dataset.prepared import load_prepared
-from training.execution import RunOptions, execute
-from training.run import plan_run
+from training.make_run import RunOptions, execute
+from training.planned_run import plan_run
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ from training.campaign.slurm_executor import job_outcome
 from training.dataloading.resident_studies import ResidentStudies
 from training.dataset.prepared import case_files, load_prepared
 from training.nndetection.boxes_file import read_boxes
-from training.nnunet.trainer import FocusedCases
+from training.nnunet.focused_cases import FocusedCases
 from training.run_folder.checkpoints import Checkpoint, Checkpoints
 
 MEMORY_BYTES = 2 * 2**30

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from contract.records import RunRecord
-from training.execution import execute
+from training.make_run import execute
 
 FAKE = Path(__file__).parent / "fake_nndet"
 NAMES = ("nndet_prep", "nndet_unpack", "nndet_train", "nndet_sweep", "nndet_consolidate", "nndet_predict")

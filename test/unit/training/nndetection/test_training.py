@@ -24,8 +24,8 @@ from contract.images.volume import read_label, read_volume
 from contract.records import RunRecord, read_record
 from training.bundle import bundle
 from training.dataset.prepared import Fold, load_prepared
-from training.execution import execute
 from training.interleaving import run_to_end
+from training.make_run import execute
 from training.nndetection.commands import Programs, find_programs
 from training.nndetection.dataset_layout import Layout, write_splits, write_training_study
 from training.nndetection.model import UpstreamRecord, reported_versions

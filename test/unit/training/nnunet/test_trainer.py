@@ -13,7 +13,10 @@ from refusals import refused_with
 
 from training.dataset.nnunet_folders import batches_on_one_thread, nnunet_folders
 from training.dataset.prepared import load_prepared
-from training.nnunet.trainer import EpochLog, FocusedCases, build_trainer, seed_generators
+from training.nnunet.epoch_log import EpochLog
+from training.nnunet.focused_cases import FocusedCases
+from training.nnunet.seeds import seed_generators
+from training.nnunet.trainer import build_trainer
 from training.run_folder.checkpoints import Checkpoint
 from training.run_folder.folder import RunFolder
 

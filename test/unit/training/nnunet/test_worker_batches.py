@@ -11,9 +11,9 @@ import torch
 from refusals import refused_with
 
 from contract.errors import OncoduetError
-from training.execution import execute
+from training.make_run import execute
 from training.nnunet import worker_batches
-from training.nnunet.trainer import seed_generators
+from training.nnunet.seeds import seed_generators
 from training.nnunet.worker_batches import WorkerBatches, processes_of, shared_at_most
 
 

@@ -25,7 +25,7 @@ from training.dataloading.resident_studies import ResidentStudies, resident_stud
 from training.dataset.lesion_instances import lesion_boxes
 from training.dataset.prepared import load_prepared
 from training.engine import load_configuration
-from training.execution import RunRequest, execute, execute_together
+from training.make_run import RunRequest, execute, execute_together
 from training.nnunet.trainer import build_trainer
 from training.retina_unet.anchor_planning import plan_anchors
 from training.retina_unet.box_rule_sweep import search

@@ -12,7 +12,7 @@ from refusals import refused_with
 
 from contract.errors import OncoduetError
 from contract.records import RunRecord, read_record, write_record
-from training.execution import execute
+from training.make_run import execute
 from training.run_folder.checkpoints import Checkpoint, Checkpoints
 from training.run_folder.folder import RunFolder
 

@@ -12,8 +12,8 @@ from programs import run_on_small_disk
 
 from contract.records import RunRecord, read_record
 from training.dataset.prepared import load_prepared
-from training.execution import execute
-from training.run import plan_run
+from training.make_run import execute
+from training.planned_run import plan_run
 from training.run_folder.folder import RunFolder
 
 

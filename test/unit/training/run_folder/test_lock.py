@@ -15,7 +15,7 @@ from paths import PROJECT
 from refusals import refused_with
 
 from contract.files.locks import is_locked
-from training.execution import execute
+from training.make_run import execute
 from training.run_folder.folder import RunFolder
 from training.run_folder.lock import work_lock
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from training.execution import RunOptions, RunRequest, execute, execute_together
+from training.make_run import RunOptions, RunRequest, execute, execute_together
 from training.run_folder.folder import RunFolder
 
 NAMES = ["learning_rate", "loss/training", "loss/validation", "pseudo_dice", "seconds"]

@@ -15,9 +15,9 @@ from programs import fork
 from contract.files.reading import read_json
 from contract.records import RunRecord, read_record
 from training.dataset.prepared import load_prepared
-from training.execution import execute
+from training.make_run import execute
 from training.nnunet import trainer  # noqa: F401 - imported once here, since killing an import shows nothing
-from training.run import plan_run
+from training.planned_run import plan_run
 
 EPOCHS = 8
 

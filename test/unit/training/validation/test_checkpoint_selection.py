@@ -12,8 +12,8 @@ from contract.files.reading import sha256_file
 from contract.records import RunRecord, ScoredCheckpoint, SelectionRecord, read_record
 from network.model.weights import load_weights, tensors_sha256
 from training.dataset.prepared import load_prepared
-from training.execution import RunOptions, execute
-from training.run import plan_run
+from training.make_run import RunOptions, execute
+from training.planned_run import plan_run
 from training.run_folder.folder import RunFolder
 from training.validation import checkpoint_selection
 from training.validation.checkpoint_selection import OPTIMISM, best

@@ -1,21 +1,17 @@
-"""The plan: a campaign file, and its runs and their folders.
+"""A campaign's runs and their folders, as its file plans them.
 
 A campaign is configurations × folds × restarts under one profile. Each run has a folder of its own in the campaign's
 output and a seed that follows from what it is, so that the plan alone says what is to be made: what was made already,
 by whom and where, is read from the folders.
 """
 
-import hashlib
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field, NonNegativeInt
 
 from contract.card import load_card
 from contract.errors import OncoduetError
@@ -25,12 +21,14 @@ from contract.files.reading import read_regular
 from contract.names import duplicates
 from contract.outputs import require_apart, require_folder, require_unowned, subfolder
 from contract.records import RunRecord, write_record
-from contract.schema import Count, Factor, Frozen, Index, parse_toml
+from contract.schema import parse_toml
+from training.campaign.campaign_file import CampaignFile
+from training.campaign.sealed_text import is_sealed
 from training.dataset.archive_stamps import recorded_archive
 from training.dataset.prepared import Prepared, load_prepared
 from training.engine import load_configuration
-from training.execution import RunOptions
-from training.run import Run, existing_record, plan_run
+from training.make_run import RunOptions
+from training.planned_run import Run, existing_record, plan_run
 from training.run_folder.folder import RunFolder, require_distinct
 from training.run_folder.lock import work_lock
 
@@ -42,104 +40,6 @@ MOST_RUNS = 2000
 
 LOCK, PAGE, SLURM = ".campaign.lock", "status.html", "slurm"
 """A campaign's own files and folder next to the runs' folders."""
-
-_SEAL = "sha256 of all above: "
-_HTML = ("<!-- ", " -->")
-
-
-class Resources(Frozen):
-    """What the local executor may use of this machine."""
-
-    workers: Count = 1
-    """Short form of ``resources.workers``."""
-    devices: Annotated[tuple[Index, ...], Field(min_length=1, max_length=1000)] | None = None
-    """Indices of CUDA devices, among those that are visible; all of them if absent."""
-    packed: Count = 1
-    """Runs trained in turn in one process, and so on one device."""
-
-    @classmethod
-    def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
-        """A device named twice would get two processes."""
-        devices = values.get("devices")
-        if isinstance(devices, list | tuple) and len(set(map(str, devices))) < len(devices):
-            return ["devices: duplicate device"]
-        return []
-
-
-class SlurmOptions(Frozen):
-    """What one job asks of Slurm, and how often it may ask."""
-
-    partition: str | None = None
-    account: str | None = None
-    time_limit_minutes: Count = 24 * 60
-    """Time limit of one job. 90 s before it ends, the job requeues itself and resumes from its checkpoint."""
-    cpus_per_run: Count = 1
-    memory_gb: Factor | None = None
-    """Memory of one job; Slurm's default if absent."""
-    gpus_per_run: Index = 0
-    """1: a job gets one GPU, which the runs of a pack share. No run uses more than one."""
-    runs_per_job: Count = 1
-    """Runs of a job, made one after another, or ``resources.packed`` at a time."""
-    array_jobs: Count = 500
-    """Jobs that are submitted as one array; fewer where the cluster's MaxArraySize is smaller."""
-    jobs_at_once: Count = 256
-    """How many jobs of an array Slurm may run at the same time."""
-    max_attempts: Count = 3
-    """How often a run is submitted before it is given up, if its jobs disappear without having failed."""
-    max_time_limits: Count = 20
-    """How often a job may reach its time limit and queue again."""
-    poll_seconds: Factor = 10.0
-    """Interval between two queries of the queue."""
-    setup: tuple[str, ...] = ()
-    """Lines of shell before the command, such as ``module load cuda``."""
-    additional: Mapping[str, str | int | bool] = {}
-    """More options of sbatch, by their long names, such as ``{ qos = "low" }``."""
-
-    @classmethod
-    def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
-        """More than one GPU would be idle."""
-        gpus = values.get("gpus_per_run")
-        return [f"gpus_per_run: expected 0 or 1, found {gpus}"] if isinstance(gpus, int) and gpus > 1 else []
-
-
-class CampaignFile(Frozen):
-    """``CAMPAIGN.toml``. Paths are relative to the file."""
-
-    schema_version: Literal[1]
-    card: str | None = None
-    """Name or path; if given, the prepared dataset must have been made with this card."""
-    prepared: Path | None = None
-    output: Path | None = None
-    profile: str
-    configurations: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)]
-    """Names or paths. If the card locates an organ first and none of these does, a run of ``localisation`` per fold is
-    added."""
-    folds: Annotated[tuple[Index, ...], Field(min_length=1, max_length=1000)]
-    restarts: Annotated[tuple[Index, ...], Field(min_length=1, max_length=1000)]
-    workers: Count | None = None
-    """Short form of ``resources.workers``."""
-    seed: NonNegativeInt = 0
-    tensorboard: bool = False
-    """Each run writes event files into its folder ``tensorboard``."""
-    archive: Path | None = None
-    """Current folder of the archive, if it was moved since ``prepare``; for checkpoints that are chosen by
-    detection."""
-    resources: Resources = Resources()
-    slurm: SlurmOptions = SlurmOptions()
-
-    @classmethod
-    def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
-        """The number of workers is given once."""
-        resources = values.get("resources")
-        inner = resources.get("workers", 1) if isinstance(resources, Mapping) else 1
-        if values.get("workers") is not None and inner not in (1, values["workers"]):
-            return [f"workers: {values['workers']} here and {inner} in resources"]
-        return []
-
-    @property
-    def processes(self) -> int:
-        """Processes of the local executor at a time, on the CPU."""
-        return self.workers if self.workers is not None else self.resources.workers
 
 
 @dataclass(frozen=True)
@@ -156,7 +56,7 @@ class RunSpec:
     options: RunOptions
 
     def planned(self) -> "PlannedRun":
-        """Plan the run. Raises ``OncoduetError`` as :func:`training.run.plan_run` does."""
+        """Plan the run. Raises ``OncoduetError`` as :func:`training.planned_run.plan_run` does."""
         run = plan_run(
             load_prepared(self.prepared),
             configuration=self.configuration,
@@ -279,34 +179,16 @@ def _require_ours(output: Path) -> None:
             raise OncoduetError(
                 path,
                 expected="nothing or a campaign's own file",
-                found="a file of other origin, or edited since; move it away",
+                found="a file of another program, or an edited one; move it away",
             )
     jobs = subfolder(output, SLURM)
     if os.path.lexists(jobs) and not (jobs / "jobs.json").is_file() and (not jobs.is_dir() or any(jobs.iterdir())):
-        raise OncoduetError(jobs, expected="nothing or a campaign's jobs", found="something of other origin")
+        raise OncoduetError(jobs, expected="nothing or a campaign's jobs", found="files of another program")
 
 
 def _is_lock(path: Path) -> bool:
     """A lock, also as an older version wrote it, in words."""
     return is_work_lock(path) or re.match(r"process \d+ on ", read_regular(path).decode(errors="replace")) is not None
-
-
-def sealed(text: str, *, comment: tuple[str, str] = _HTML) -> str:
-    """A text with a last line by which :func:`is_sealed` knows it, unless it is edited.
-
-    Parameters
-    ----------
-    comment
-        How a comment begins and ends.
-    """
-    begin, end = comment
-    return f"{text}{begin}{_SEAL}{hashlib.sha256(text.encode()).hexdigest()}{end}\n"
-
-
-def is_sealed(path: Path, *, comment: tuple[str, str] = _HTML) -> bool:
-    """Whether a file is a text as we wrote it."""
-    text = read_regular(path).decode(errors="replace")
-    return text == sealed(text.rpartition(comment[0] + _SEAL)[0], comment=comment)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from contract.card import card_path
 from contract.records import RunRecord, read_record
 from contract.schema import parse_toml
 from training.campaign import CampaignFile, load_campaign
-from training.campaign.plan import Resources, SlurmOptions
+from training.campaign.campaign_file import Resources, SlurmOptions
 
 CAMPAIGNS = PROJECT / "training" / "campaigns"
 

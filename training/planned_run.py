@@ -2,7 +2,7 @@
 
 A run has a folder of its own. ``run.json`` says what it is and how far it got; ``weights.safetensors`` is there once
 it is finished. Running the same command again resumes from the last checkpoint, or, when finished, does nothing; a
-folder that holds another run is refused. One process at a time works on a run. :mod:`training.execution` makes it.
+folder that holds another run is refused. One process at a time works on a run. :mod:`training.make_run` makes it.
 """
 
 from collections.abc import Mapping, Sequence

@@ -35,7 +35,7 @@ from training.dataset.archive_stamps import reachable_archive, recorded_archive,
 from training.engine import TrainingContext
 from training.interleaving import Steps, interleave, run_to_end
 from training.memory_bill import begun_with, choose_training_set
-from training.run import Run, existing_record, made_files
+from training.planned_run import Run, existing_record, made_files
 from training.run_folder.folder import RunFolder, says
 from training.run_folder.foreign_programs import remove_untouched
 from training.run_folder.lock import work_lock
