@@ -1,7 +1,7 @@
 """Studies for tests: grids that no swapped axis survives, and a whole study on its study grid."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from contract.card import Card
 from contract.images.grid import Grid
 from contract.images.volume import Float32Array, LabelArray
 from network.study.placement import Placement
-from network.study.scan import classes_on, read_scan, read_truth, stack
+from network.study.scan import classes_on_study_grid, read_scan, read_truth, stack
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
@@ -46,8 +46,9 @@ class StackedStudy:
 def read_study(card: Card, channels: Mapping[str, Path], *, name: str = "s") -> StackedStudy:
     scan = read_scan(card, channels, name=name)
     placement = Placement.of(card, scan.native)
-    return StackedStudy(stack(card, scan, placement), placement)
+    return StackedStudy(stack(scan, placement), placement)
 
 
 def read_study_label(card: Card, path: Path, study: StackedStudy) -> LabelArray:
-    return classes_on(card, read_truth(card, path, study.placement.native), study.grid)
+    placement = replace(study.placement, card=card)
+    return classes_on_study_grid(read_truth(path, placement), placement)

@@ -186,7 +186,7 @@ class Predictor:
 
     def _prepare(self, scan: Scan, placement: Placement) -> "_Prepared":
         """Stack and preprocess a scan where it is placed."""
-        array = stack(self.bundle.card, scan, placement)
+        array = stack(scan, placement)
         name, content = scan.name, scan.content_sha256
         del scan
         preprocessed = preprocess(array, placement.spacing_mm_zyx, plans=self.bundle.plans, dataset=self.bundle.dataset)

@@ -28,7 +28,7 @@ Precision = Literal["fp32", "tf32", "fp16", "bf16"]
 WantedPrecision = Literal["auto", "fp32", "tf32", "fp16", "bf16"]
 """As on the command line."""
 
-HELP = "where networks compute; auto: on the GPU if the machine has one, else on the CPU. Default: auto"
+HELP = "where the networks run; auto: on the GPU if the machine has one, else on the CPU (default: auto)"
 """Help text of ``--device``."""
 
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}

@@ -30,6 +30,7 @@ from contract.images.volume import Float32Array, Volume, resample
 class Placement:
     """The grids of one study, worked out once from the card and the reference image."""
 
+    card: Card
     native: Grid
     """Grid of the reference image as in its file, which the detection map gets."""
     axes: Axes
@@ -58,7 +59,7 @@ class Placement:
         reference = along_axes(native, axes)
         grid = _study_grid(card.geometry, reference if region is None else part(reference, region))
         spacing = card.geometry.spacing_mm_zyx or grid.spacing_mm_zyx
-        return cls(native, axes, reference, grid, spacing, _central_box(card.geometry, reference))
+        return cls(card, native, axes, reference, grid, spacing, _central_box(card.geometry, reference))
 
     def to_file(self, probability: Float32Array) -> Volume:
         """Bring a probability, shape (z, y, x), from the study grid to the reference image as in its file.

@@ -71,13 +71,14 @@ def content_sha256(volume: Volume) -> str:
     return total.hexdigest()
 
 
-def stack(card: Card, scan: Scan, placement: Placement) -> Float32Array:
+def stack(scan: Scan, placement: Placement) -> Float32Array:
     """Bring all channels of a scan onto the study grid, by B-spline.
 
     Returns
     -------
     Shape (channel, z, y, x), channels in the card's order, intensities as in the files.
     """
+    card = placement.card
     channels = [
         resample(
             scan.channels[channel.name],
@@ -91,24 +92,24 @@ def stack(card: Card, scan: Scan, placement: Placement) -> Float32Array:
     return np.stack(channels).astype(np.float32, copy=False)
 
 
-def read_truth(card: Card, path: Path, native: Grid) -> Volume:
+def read_truth(path: Path, placement: Placement) -> Volume:
     """Read a label map, with the archive's values, onto the reference image along the card's axes.
 
     Raises ``OncoduetError``: the map is unreadable, on another grid than the reference image, holds a value that no
     class names, or is mostly lesion.
     """
+    card = placement.card
     label = read_label(path, card.label_values)
-    require_same_grid(label.grid, native, found_name=str(path), expected_name="the reference channel")
+    require_same_grid(label.grid, placement.native, found_name=str(path), expected_name="the reference channel")
     require_plausible_truth(card, label, path)
     # The map is on the reference grid within tolerance; taking that grid itself makes image and label move together.
-    axes = card_axes(card, native)
-    return Volume(axes.apply(label.array), along_axes(native, axes))
+    return Volume(placement.axes.apply(label.array), placement.reference)
 
 
-def classes_on(card: Card, truth: Volume, grid: Grid) -> LabelArray:
-    """A truth as class indices on a study grid: 0 background, then the card's classes from 1; nearest neighbour."""
+def classes_on_study_grid(truth: Volume, placement: Placement) -> LabelArray:
+    """A truth as class indices on the study grid: 0 background, then the card's classes from 1; nearest neighbour."""
     classes = np.zeros(truth.array.shape, dtype=np.int32)
-    for index, each in enumerate(card.classes, start=1):
+    for index, each in enumerate(placement.card.classes, start=1):
         classes[np.isin(truth.array, each.values)] = index
-    on_grid = resample(Volume(classes, truth.grid), grid, interpolation="nearest", outside=0.0)
+    on_grid = resample(Volume(classes, truth.grid), placement.grid, interpolation="nearest", outside=0.0)
     return on_grid.array.astype(np.int32, copy=False)

@@ -31,7 +31,7 @@ from contract.schema import Frozen
 from contract.text import one_line
 from network.study.localisation import true_region
 from network.study.placement import Placement
-from network.study.scan import Scan, classes_on, content_sha256, read_scan, read_truth, stack
+from network.study.scan import Scan, classes_on_study_grid, content_sha256, read_scan, read_truth, stack
 from training.dataset import nnunet_planning
 from training.dataset.archive_stamps import stamp_study
 from training.dataset.lost_lesions import Lesion, lesions_on, lost_lesions
@@ -123,7 +123,7 @@ def read_study(study: Study, *, work: Path, archive: Path, card: Card, stages: S
         assert study.label is not None
         with collected_log() as told, _noting(study.case_id, archive) as faults:
             scan = read_scan(card, study.channels, name=study.case_id)
-            truth = read_truth(card, study.label, scan.native)
+            truth = read_truth(study.label, Placement.of(card, scan.native))
             made = {stage: _stacked(study, scan, truth, card, stage) for stage in stages}
         if faults:
             raise _FaultError(faults[0])
@@ -263,8 +263,8 @@ def _stacked(study: Study, scan: Scan, truth: Volume, card: Card, stage: Stage) 
     of_stage = card if stage == "detection" else card.localising()
     region = None if of_stage.localisation is None else true_region(of_stage, truth, study.label)
     placement = Placement.of(of_stage, scan.native, region=region)
-    array = stack(of_stage, scan, placement)
-    label = classes_on(of_stage, truth, placement.grid)
+    array = stack(scan, placement)
+    label = classes_on_study_grid(truth, placement)
     about = Stacked(
         sha256=_voxels_sha256(array, label, placement.spacing_mm_zyx),
         spacing_mm_zyx=placement.spacing_mm_zyx,

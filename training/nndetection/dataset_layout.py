@@ -23,7 +23,7 @@ from contract.errors import OncoduetError
 from contract.files.atomic import atomic_file, write_json
 from contract.images.volume import Float32Array, Volume, write_volume
 from network.study.placement import Placement
-from network.study.scan import classes_on, read_scan, read_truth, stack
+from network.study.scan import classes_on_study_grid, read_scan, read_truth, stack
 from training.dataset.lesion_instances import number_lesions
 from training.dataset.prepared import Fold
 from training.nndetection.run_files import FOLD
@@ -156,10 +156,10 @@ def write_training_study(layout: Layout, study: Study) -> int:
     card = layout.card
     scan = read_scan(card, study.channels, name=study.case_id)
     placement = Placement.of(card, scan.native)
-    label = classes_on(card, read_truth(card, study.label, scan.native), placement.grid)
+    label = classes_on_study_grid(read_truth(study.label, placement), placement)
     instances = number_lesions(label, card.lesion_index)
     lesions = np.where(instances.array <= instances.lesions, instances.array, 0).clip(min=0)
-    _write_channels(stack(card, scan, placement), placement, layout.raw / "imagesTr", study.case_id)
+    _write_channels(stack(scan, placement), placement, layout.raw / "imagesTr", study.case_id)
     labels = layout.raw / "labelsTr"
     write_volume(labels / f"{study.case_id}.nii.gz", Volume(lesions.astype(np.int32), placement.grid))
     classes = {str(number): 0 for number in range(1, instances.lesions + 1)}
@@ -171,7 +171,7 @@ def write_study_to_predict(layout: Layout, study: Study) -> StudyToPredict:
     """Write a study's channels where nnDetection looks for studies to predict; raises as for training."""
     scan = read_scan(layout.card, study.channels, name=study.case_id)
     placement = Placement.of(layout.card, scan.native)
-    _write_channels(stack(layout.card, scan, placement), placement, layout.raw / "imagesTs", study.case_id)
+    _write_channels(stack(scan, placement), placement, layout.raw / "imagesTs", study.case_id)
     return StudyToPredict(placement, scan.content_sha256)
 
 

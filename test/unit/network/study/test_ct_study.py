@@ -73,7 +73,7 @@ def test_a_region_keeps_its_voxels_and_returns_to_its_place(panorama, write_ct):
     region = (slice(2, 7), slice(3, 15), slice(5, 20))
     scan = read_scan(panorama, {"ct": write_ct(grid)}, name="s")
     placement = Placement.of(panorama, grid, region=region)
-    array = stack(panorama, scan, placement)
+    array = stack(scan, placement)
     axes = axes_to_lps(grid)
     whole = axes.apply(hounsfield(grid).astype(np.int16).astype(np.float32))
     assert np.array_equal(array[0], whole[region])
@@ -106,7 +106,7 @@ def test_stage_1_sees_the_whole_scan_on_the_cards_coarse_grid(panorama, write_ct
 def test_a_resampled_ct_is_padded_with_air(panorama, write_ct):
     scan = read_scan(panorama, {"ct": write_ct(ct_grid(1, 1, 1))}, name="s")
     cropping = with_geometry(panorama, crop_size_zyx=(9, 18, 40))
-    array = stack(cropping, scan, Placement.of(cropping, scan.native))
+    array = stack(scan, Placement.of(cropping, scan.native))
     assert array.shape == (1, 9, 18, 40)
     assert (array[..., :9] == -1024).all()
     assert (array[..., -9:] == -1024).all()
