@@ -188,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         help="predict every study of an archive",
         description="Predict every study of an archive. Each ensemble gets a folder that the evaluation can read as "
         "its /input: all, or a single NAME, in the output folder itself, every other in a folder of its name below. "
-        "The same command resumes where it was stopped. A study that cannot be predicted stops no other; "
+        "After an interruption the same command resumes. A study that cannot be predicted does not stop the others: "
         "failures.json says why, the exit code is 3, and the same command tries it again.",
     )
     batch.add_argument(
@@ -212,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=get_args(BoxShape),
         help="what each box of members that find boxes paints into the detection map: the whole cuboid, the ellipsoid "
-        "in it, or what the member's segmentation has there. Of several, and of several case scores, each combination "
+        "in it, or what the member's segmentation has there. With several, or several case scores, each combination "
         "gets a folder of its name, such as ellipsoid_noisy-or; all from one pass (default: as the bundle says)",
     )
     batch.add_argument(
@@ -220,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=get_args(CaseScore),
         help="how the candidates of an ensemble with members that find boxes become the case likelihood: the highest, "
-        "the probability that one at least is a lesion if they were independent, or the mean of the highest (3, or as "
+        "the probability that at least one is a lesion, if independent, or the mean of the highest (3, or as "
         "many as the bundle says) (default: as the bundle says)",
     )
     _add_threads(batch, default=argparse.SUPPRESS)
@@ -230,8 +230,8 @@ def _parser() -> argparse.ArgumentParser:
     precision = commands.add_parser(
         "precision",
         help="measure how far other precisions are from fp32",
-        description="Predict some studies of an archive in fp32 and in each other precision that the device computes "
-        "in by itself, and write how far the lesion probabilities and likelihoods of all members together differ, and "
+        description="Predict some studies of an archive in fp32 and in every other precision that the device computes "
+        "natively, and write how far the lesion probabilities and likelihoods of all members together differ, and "
         "how long a study takes. Needed once per bundle and device; commands that predict then log the error.",
     )
     precision.add_argument(
@@ -239,13 +239,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     precision.add_argument("--model", type=Path, default=argparse.SUPPRESS, help="extracted model bundle")
     precision.add_argument(
-        "--studies", type=positive_count, default=4, help="how many are predicted, the first by name (default: 4)"
+        "--studies", type=positive_count, default=4, help="number of studies to predict, the first by name (default: 4)"
     )
     precision.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help="JSON file that is written. Default: MODEL.precision.json next to the bundle, where it is looked for",
+        help="JSON file to write (default: MODEL.precision.json next to the bundle, where predictions look for it)",
     )
     _add_threads(precision, default=argparse.SUPPRESS)
     _add_prediction(precision, suppress=True, precision=False)
@@ -304,7 +304,7 @@ def _add_prediction(parser: argparse.ArgumentParser, *, suppress: bool, precisio
             "--precision",
             choices=get_args(WantedPrecision),
             default=argparse.SUPPRESS if suppress else "auto",
-            help="what the networks compute in; sums and probabilities are float32 always (default: auto, which is "
+            help="number format of the networks; sums and probabilities are always float32 (default: auto, which is "
             "fp16 on a GPU and fp32 on the CPU)",
         )
     parser.add_argument(
@@ -315,7 +315,7 @@ def _add_prediction(parser: argparse.ArgumentParser, *, suppress: bool, precisio
         type=positive_number,
         metavar="GB",
         default=argparse.SUPPRESS if suppress else None,
-        help="memory that may be used, in GB (default: what the container, its limits and the machine leave)",
+        help="memory limit in GB (default: what the container, its limits and the machine leave)",
     )
 
 

@@ -173,7 +173,7 @@ def _unpacked(files: Files, work: Path) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="./test.sh conformance", description=_DESCRIPTION)
     parser.add_argument("image", metavar="IMAGE", help="a name that the engine knows, or an archive (.tar, .tar.gz)")
-    parser.add_argument("--kind", choices=("algorithm", "evaluation"), required=True, help="algorithm or evaluation")
+    parser.add_argument("--kind", choices=("algorithm", "evaluation"), required=True, help="what the image is")
     parser.add_argument("--card", required=True, help="name or path of the card whose sockets the image serves")
     parser.add_argument("--model", type=Path, help="tarball or folder of the model (algorithm)")
     parser.add_argument("--truth", type=Path, help="tarball or folder of the truth (evaluation; default: synthetic)")
@@ -189,11 +189,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--profile", choices=tuple(PROFILES), default="cpu-8", help="platform machine to imitate (default: %(default)s)"
     )
-    parser.add_argument("--limit-s", type=positive_number, default=1200.0, help="time limit of a case (default: 1200)")
     parser.add_argument(
-        "--start-s", type=positive_number, default=300.0, help="time limit of a server's start (default: 300)"
+        "--limit-s", type=positive_number, default=1200.0, help="time limit of a case, in s (default: 1200)"
     )
-    parser.add_argument("--health-s", type=positive_number, default=10.0, help="time limit of /health (default: 10)")
+    parser.add_argument(
+        "--start-s", type=positive_number, default=300.0, help="time limit of a server's start, in s (default: 300)"
+    )
+    parser.add_argument(
+        "--health-s", type=positive_number, default=10.0, help="time limit of /health, in s (default: 10)"
+    )
     parser.add_argument(
         "--ranking", default="strict.score", help="path of the ranking metric in metrics.json (default: %(default)s)"
     )

@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--local", type=Path, required=True, help="outputs of a local run of the study")
     parser.add_argument("--url", default=PLATFORM, help="address of the platform (default: %(default)s)")
     parser.add_argument("--poll-s", type=float, default=10.0, help="seconds between two requests (default: 10)")
-    parser.add_argument("--limit-s", type=float, default=3600.0, help="how long to wait (default: 3600)")
+    parser.add_argument("--limit-s", type=float, default=3600.0, help="longest wait in seconds (default: 3600)")
     return parser
 
 

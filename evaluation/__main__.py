@@ -292,7 +292,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, default, text in (
         ("--input", "/input", "predictions.json and job folders"),
         ("--truth", "/opt/ml/input/data/ground_truth", "label maps, optionally card.toml and settings.json"),
-        ("--output", "/output", "gets metrics.json"),
+        ("--output", "/output", "folder for metrics.json"),
     ):
         parser.add_argument(name, type=Path, default=Path(default), help=f"{text} (default: {default})")
         serving.add_argument(name, type=Path, default=argparse.SUPPRESS, help=f"{text} (default: {default})")
@@ -308,7 +308,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a batch output, plain CASE.mha maps, a folder of batch outputs, or a table with case_id and likelihood",
     )
     add("--truth", type=Path, required=True, help="label maps with the same case ids")
-    add("--output", type=Path, required=True, help="gets metrics.json, cases.csv, lesions.csv, source.json")
+    add("--output", type=Path, required=True, help="folder for metrics.json, cases.csv, lesions.csv, source.json")
     add(
         "--on-missing",
         choices=("error", "worst"),
@@ -324,17 +324,22 @@ def _parser() -> argparse.ArgumentParser:
         help="also show how each lesion and candidate of a case was matched, and why",
     )
     add("--configuration", metavar="NAME", help="name for predictions of another program, which lack source.json")
-    add("--fold", type=_count, help="fold that they were trained on, with --configuration")
+    add("--fold", type=_count, help="fold of their training, with --configuration")
     add("--restart", type=_count, help="number of the training on this fold, with --configuration")
-    add("--card", help="name or path of the card that scores (default: the truth's; never that of the predictions)")
+    add("--card", help="name or path of the card to score by (default: the truth's; never the predictions')")
     _add_patients(scoring)
     add("--training-studies-too", action="store_true", help="also score studies that a network was trained on")
-    add("--workers", type=worker_count, default=1, help="processes; the scores do not depend on them (%(default)s)")
+    add(
+        "--workers",
+        type=worker_count,
+        default=1,
+        help="parallel processes; the scores do not depend on their number (default: %(default)s)",
+    )
 
     indexing = commands.add_parser("index", help="rebuild the truth index, to ship it with the truth")
     indexing.set_defaults(command=_index)
     add = indexing.add_argument
-    add("--truth", type=Path, required=True, help="label maps; gets truth-index.zip, and baselines/")
+    add("--truth", type=Path, required=True, help="label maps; truth-index.zip and baselines/ are written there")
     add(
         "--baseline",
         type=Path,
@@ -353,7 +358,7 @@ def _parser() -> argparse.ArgumentParser:
         help="table of runs without cases (configuration, fold, restart, auroc, ap), as in a paper",
     )
     add = comparing.add_argument
-    add("--output", type=Path, required=True, help="gets verdict.json, report.html, figures, tables")
+    add("--output", type=Path, required=True, help="folder for verdict.json, report.html, figures, tables")
     add("--analysis", type=Path, help="analysis file, declared before scoring; without it: exploratory")
     add("--marksheet", type=Path, help="CSV with the columns of the declared subgroups")
     add("--archive", type=Path, help="images and label maps, for pictures of the worst misses in the report")
@@ -384,7 +389,7 @@ def _parser() -> argparse.ArgumentParser:
         "--workers",
         type=worker_count,
         default=1,
-        help="processes; the result does not depend on them (default: %(default)s)",
+        help="parallel processes; the result does not depend on their number (default: %(default)s)",
     )
 
     planning = commands.add_parser(

@@ -83,7 +83,7 @@ def add_questions(planning: argparse.ArgumentParser, command: Callable[[argparse
     )
     stop.add_argument("--scores", type=Path, nargs="+", required=True, help="scored runs of the running campaign")
     stop.add_argument("--analysis", type=Path, required=True, help="declares comparisons, alpha and looks")
-    stop.add_argument("--output", type=Path, help="gets sequential.json")
+    stop.add_argument("--output", type=Path, help="folder for sequential.json")
 
 
 def _add_readers(question: argparse.ArgumentParser) -> None:
@@ -121,7 +121,7 @@ def _add_readers(question: argparse.ArgumentParser) -> None:
     add("--prevalence", type=float, help="share of positive cases (default: that of the pilot, or 0.3)")
     add("--alpha", type=float, default=0.05, help="two-sided type-I error (default: %(default)s)")
     add("--comparisons", type=int, default=1, help="configurations compared with the readers (default: %(default)s)")
-    add("--output", type=Path, help="gets plan-readers.json")
+    add("--output", type=Path, help="folder for plan-readers.json")
 
 
 def _add_simulation(question: argparse.ArgumentParser, *, runs: list[int], cases: list[int], comparisons: int) -> None:
@@ -151,12 +151,12 @@ def _add_simulation(question: argparse.ArgumentParser, *, runs: list[int], cases
         "(default: %(default)s)",
     )
     add("--prevalence", type=float, default=0.3, help="share of positive cases (default: %(default)s)")
-    add("--output", type=Path, help="gets plan.json")
+    add("--output", type=Path, help="folder for plan.json")
     add(
         "--workers",
         type=worker_count,
         default=1,
-        help="processes; the result does not depend on them (default: %(default)s)",
+        help="parallel processes; the result does not depend on their number (default: %(default)s)",
     )
     _add_chance(question)
 

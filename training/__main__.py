@@ -1,4 +1,4 @@
-"""Command line of the training: prepare, run, campaign, status, verify, sweep, bundle, predict."""
+"""Train detection networks: from an archive to a model bundle."""
 
 from contract.process.lifetime import begin_imports, leave
 from contract.process.signals import exit_code
@@ -310,14 +310,15 @@ def _add_prepare(add: Callable[..., argparse.Action]) -> None:
         "--on-bad-study",
         choices=["stop", "skip"],
         default="stop",
-        help="name all faulty studies and stop, or leave them out; failures.json lists them (default: %(default)s)",
+        help="stop: name all faulty studies and end; skip: leave them out; both write failures.json "
+        "(default: %(default)s)",
     )
     add(
         "--workers",
         type=worker_count,
         default=1,
         metavar="N",
-        help="processes, a study in each at a time; the dataset does not depend on them (default: %(default)s)",
+        help="parallel processes; the dataset does not depend on their number (default: %(default)s)",
     )
 
 
