@@ -1,4 +1,4 @@
-"""Many studies in one pass: every member predicts a study once, for all the ensembles that were asked for.
+"""Predict many studies: every member predicts each study once, for all requested ensembles.
 
 Each ensemble gets a folder that the evaluation reads as its ``/input``: ``<case_id>/output/…`` per study as soon as it
 is predicted, and at the end ``predictions.json``, ``source.json`` and ``card.toml``. The same command resumes where it

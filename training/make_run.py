@@ -1,4 +1,4 @@
-"""Makes a run (lock, folder, log, steps, record), or several interleaved in one process."""
+"""Make a run: lock, folder, log, training steps, record; or make several, interleaved in one process."""
 
 import gc
 import logging

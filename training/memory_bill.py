@@ -1,4 +1,4 @@
-"""What trainings take in memory, and by that where their training set is kept: decided before a voxel is read.
+"""Memory of trainings, estimated before a voxel is read, and where each keeps its training set.
 
 A run alone and the runs of a campaign are billed alike: the training set, and for network and step what the plan says.
 The first place that holds both is taken (``training.dataloading.training_set``), unless the profile names one, or an

@@ -1,4 +1,4 @@
-"""``python -m training verify``: every hash of a run taken again, from its weights back to the archive.
+"""``python -m training verify``: recompute every hash of a run, from its weights back to the archive.
 
 What cannot be reached (the dataset was deleted, the archive is on another machine) is reported as unchecked and is no
 fault; what is there has to be what the run was made from.

@@ -1,4 +1,4 @@
-"""Members of a bundle that find boxes: what they find in a study, and the map that an ensemble of them gives.
+"""Members that find boxes: their boxes in a study, and the detection map of an ensemble of them.
 
 Every member sees the study once. An ensemble's boxes are those of its members, clustered together by the mean of their
 rules. They are brought to the reference image first and painted there, so that no interpolation blurs their edges or

@@ -1,4 +1,4 @@
-"""How the networks of a bundle are run: the options that ``single``, ``serve`` and ``batch`` share."""
+"""Options of prediction, shared by ``single``, ``serve`` and ``batch``."""
 
 from dataclasses import dataclass
 

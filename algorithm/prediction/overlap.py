@@ -1,4 +1,4 @@
-"""Studies one after the other, of which the next is read and the last is written while the networks have the present.
+"""Studies in succession: while the networks predict one, the next is read and the last is written.
 
 A thread reads and a thread writes; networks stay in the caller's. Studies come out in order and with the same bits:
 only the waiting is saved. Memory is what limits it: a study is read ahead only while it, the present one and the one

@@ -1,4 +1,4 @@
-"""How many cores this process may use, and that the libraries use so many."""
+"""The number of threads: the cores that this process may use, as the libraries are told."""
 
 import math
 import os

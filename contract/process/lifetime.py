@@ -1,4 +1,4 @@
-"""A command's first and last moments: what a program of a second would otherwise spend most of its time on.
+"""Start and end of a command, shortened: imports without garbage collection, an exit without dismantling modules.
 
 Imports make a million objects that stay, and each of Python's collections looks at all of them; so it collects none
 until the command begins to work, and never looks at those again. At the end Python takes modules apart one by one

@@ -1,4 +1,4 @@
-"""Boxes of a whole study, from detectors that see tiles: tiles that overlap, mirrored copies and members, clustered.
+"""Boxes of a whole study: from overlapping tiles, mirrored copies and several members, clustered.
 
 Where the segmentation heads are asked for too, their answer comes from the same passes (:mod:`.segmentation`).
 

@@ -1,1 +1,1 @@
-"""The probability of a whole study from networks that see patches, in the memory that there is."""
+"""The probability of a whole study from networks that see patches, within the available memory."""

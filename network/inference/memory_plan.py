@@ -1,4 +1,4 @@
-"""What a study's prediction takes in memory, what there is, and the quickest way that fits.
+"""Memory for predicting a study: the need, the limit, and the fastest plan that fits.
 
 A container that exceeds its memory is killed without a message. So before a study's voxels are read, its need is
 estimated from the headers: the largest of reading, preprocessing, windows and resampling back. Where the quickest way

@@ -1,1 +1,1 @@
-"""The machine that networks compute on: device, precision, memory, and what control groups leave of it."""
+"""The machine that networks run on: device, precision, memory and cores."""

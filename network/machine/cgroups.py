@@ -1,4 +1,4 @@
-"""What the control groups that this process is in leave to it: memory and cores.
+"""Memory and cores that this process's control groups leave to it.
 
 A container has one group, a job of Slurm or of systemd several, one inside the other, and each of them may set a limit.
 All of them hold, so the least counts: of the process's own group (``/proc/self/cgroup``) and of every one above it.

@@ -1,4 +1,4 @@
-"""Where networks compute: the one place that decides between the CPU and CUDA, and what it is when memory runs out.
+"""The device of the networks: CPU or CUDA, decided in one place; and how running out of memory is recognised.
 
 Who has a GPU expects it to be used. So ``auto`` is the GPU where the machine has one, and the CPU only where there is
 none or where ``CUDA_VISIBLE_DEVICES`` hides it on purpose. A GPU that torch cannot use (an older driver than its build

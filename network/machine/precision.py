@@ -1,4 +1,4 @@
-"""In what numbers networks compute: what ``--precision`` and a profile's ``amp`` mean, and which device can do it.
+"""The precision of the networks: what ``--precision`` and a profile's ``amp`` mean, and which devices support it.
 
 ``fp16`` and ``bf16`` are torch's autocast: convolutions in half precision, norms and sums in single. ``tf32`` are
 convolutions in single precision whose factors keep ten digits. Whatever is chosen, weights, accumulators and

@@ -1,4 +1,4 @@
-"""How long a training step takes here: a few real ones, on a few studies, in a process that is gone afterwards.
+"""Time of a training step on this machine: some real steps on a few studies, in a process of their own.
 
 A step costs the same whether ten studies are in memory or three thousand, so a few are read, evenly taken from the
 fold's: reading all of them would take minutes that say nothing about hours. The first steps are not counted: they make

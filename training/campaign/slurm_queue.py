@@ -1,4 +1,4 @@
-"""Which job makes which run, and what Slurm's queue says of it.
+"""Which job makes which run, and its state in Slurm's queue.
 
 ``slurm/jobs.json`` in a campaign's output is written by the running campaign only, and read by ``status``. Slurm is
 asked with ``squeue``, which every cluster has, and never with ``sacct``, which many have without the accounting behind.

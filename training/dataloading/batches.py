@@ -1,4 +1,4 @@
-"""Batches from resident studies: what nnU-Net's loader with its worker processes is for, without either.
+"""Batches from resident studies, without nnU-Net's loader and its worker processes.
 
 Studies that do not fit into a GPU's memory are in the main memory, in half precision. Patches are then cut there into
 page-locked buffers, brought to the GPU by copies for which the host does not wait, and augmented on the GPU: the next

@@ -1,4 +1,4 @@
-"""What ``prepare`` does with one study, in a process of any number: read and stack, take the fingerprint, preprocess.
+"""What ``prepare`` does with one study, in any of its processes: read and stack, take the fingerprint, preprocess.
 
 Each step leaves its files and its record in the study's folder of the workplace (``training.dataset.workplace``), and
 is not done again if they are there. A step takes and returns little, since it may happen in another process; what it

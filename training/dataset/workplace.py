@@ -1,9 +1,9 @@
-"""Where ``prepare`` keeps what it has done of each study, so that a killed one goes on: ``.work`` in its output.
+"""``.work`` in the output of ``prepare``: what it has done of each study, from which a killed call continues.
 
 It is gone once the dataset is finished. Until then the same command continues there. A piece of work counts as done if
 its record names just what it would be made from now and its files hold what the record says: nothing half-written is
 believed, and a changed image is read again. What another card began is refused; what another version of the programs
-began is begun anew, since its last bits may be others.
+began is started over, since its last bits may differ.
 """
 
 import logging
@@ -75,7 +75,7 @@ def workplace(output: Path, wanted: WorkRecord) -> Iterator[Path]:
             found = _begun(folder)
             if found is None or not _continues(found, wanted):
                 if found is not None:
-                    logger.warning("%s: of another card or by other versions of the programs, begun anew", folder)
+                    logger.warning("%s: of another card or by other versions of the programs; starting over", folder)
                 _empty(folder)
                 write_record(folder / _RECORD, wanted)
             yield folder
@@ -132,7 +132,7 @@ def once(folder: Path, name: str, model: type[Step], made_from: str, *, intact: 
     path.unlink(missing_ok=True)
     made = make()
     if not folder.is_dir():
-        raise OncoduetError(folder, "was removed meanwhile")
+        raise OncoduetError(folder, "removed by another program during the work")
     write_record(path, made)
     return made
 
@@ -140,7 +140,7 @@ def once(folder: Path, name: str, model: type[Step], made_from: str, *, intact: 
 def study_folder(work: Path, case_id: str) -> Path:
     """A study's folder in the workplace, made where there is none. Raises ``OncoduetError``: the workplace is gone."""
     if not work.is_dir():
-        raise OncoduetError(work, "was removed meanwhile")
+        raise OncoduetError(work, "removed by another program during the work")
     folder = work / "studies" / case_id
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -1,4 +1,4 @@
-"""nnDetection's programs: found on PATH, run one after the other, with all that they say in a log.
+"""nnDetection's programs: found on PATH, run one after the other, with their output in a log.
 
 A program may work for days. It ends, with all that it started, with the step that waits for it, and also when this
 process is killed (``process_guard``).

@@ -1,4 +1,4 @@
-"""The folders that nnDetection reads: a dataset in its raw layout, one channel a file, with numbered lesions.
+"""The folders that nnDetection reads: a dataset in its raw layout, one file per channel, with numbered lesions.
 
 Images are a study's channels stacked on the study grid, as all our networks get them before preprocessing; nnDetection
 crops, resamples and normalises them by itself. For a card that first locates an organ they are the whole study, since

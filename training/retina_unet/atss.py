@@ -1,4 +1,4 @@
-"""Which anchors a lesion is to be found by: adaptive training sample selection (ATSS).
+"""Assignment of anchors to lesions: adaptive training sample selection (ATSS).
 
 For each lesion the anchors at the nearest positions of every level are candidates. Those whose IoU with the lesion is
 no less than the candidates' mean plus their standard deviation become positive: the threshold adapts to how well a

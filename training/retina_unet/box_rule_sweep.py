@@ -1,4 +1,4 @@
-"""Which box rule suits a detector: tried on the fold's validation studies, one number after the other.
+"""The choice of a detector's box rule on the fold's validation studies, one parameter after the other.
 
 Every study is searched once; what was found is clustered by each rule that is tried. Rules are compared by the mean
 average precision (mAP) of the boxes at IoU 0.1 to 0.5. As nnDetection does, boxes are judged on the preprocessed

@@ -1,4 +1,4 @@
-"""Where and with what a run is made: all that decides its last bits in addition to what the run is."""
+"""The environment of a run: the machine, versions and settings that decide its last bits."""
 
 import os
 import platform

@@ -1,1 +1,1 @@
-"""What a run is worth on its fold: prediction, scores, choice of the checkpoint."""
+"""A run on its fold's validation studies: prediction, scores, choice of the checkpoint."""

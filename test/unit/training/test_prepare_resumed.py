@@ -256,7 +256,7 @@ def test_what_other_versions_of_the_programs_began_is_begun_anew(
     reads.clear()
     assert main(words(source, output)) == 0
     assert len(reads) == 7
-    assert "by other versions of the programs, begun anew" in capsys.readouterr().out
+    assert "by other versions of the programs; starting over" in capsys.readouterr().out
     assert content(output) == expected
 
 
@@ -291,7 +291,7 @@ def test_a_folder_that_is_removed_meanwhile_is_one_line(source, tmp_path, capsys
     assert main(words(source, tmp_path / "out")) == 3
     message = capsys.readouterr().err
     assert message.count("\n") == 1
-    assert ".work: was removed meanwhile" in message
+    assert ".work: removed by another program during the work" in message
     assert not (tmp_path / "out" / ".work").exists()
 
 
