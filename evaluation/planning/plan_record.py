@@ -1,9 +1,8 @@
 """The answer of a plan: a table to show, and the record that ``--output`` writes."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 
 from contract.errors import OncoduetError
 from contract.records import Record, read_record
@@ -107,7 +106,7 @@ class SimulatedDesigns:
     """Simulated studies per design."""
     seed: int
     workers: int = 1
-    pilot: Mapping[str, float] = MappingProxyType({})
+    pilot: Mapping[str, float] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[SimulationSettings]:
         """The settings of every number of runs with every number of cases, ascending."""
