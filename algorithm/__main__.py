@@ -191,9 +191,7 @@ def _parser() -> argparse.ArgumentParser:
         "After an interruption the same command resumes. A study that cannot be predicted does not stop the others: "
         "failures.json says why, the exit code is 3, and the same command tries it again.",
     )
-    batch.add_argument(
-        "--archive", type=Path, required=True, help="folders of patients, <patient>_<study>_<channel>.mha"
-    )
+    _add_archive(batch)
     batch.add_argument("--output", type=Path, required=True, help="folder for the predictions")
     batch.add_argument("--model", type=Path, default=argparse.SUPPRESS, help="extracted model bundle")
     batch.add_argument(
@@ -234,9 +232,7 @@ def _parser() -> argparse.ArgumentParser:
         "natively, and write how far the lesion probabilities and likelihoods of all members together differ, and "
         "how long a study takes. Needed once per bundle and device; commands that predict then log the error.",
     )
-    precision.add_argument(
-        "--archive", type=Path, required=True, help="folders of patients, <patient>_<study>_<channel>.mha"
-    )
+    _add_archive(precision)
     precision.add_argument("--model", type=Path, default=argparse.SUPPRESS, help="extracted model bundle")
     precision.add_argument(
         "--studies", type=positive_count, default=4, help="number of studies to predict, the first by name (default: 4)"
@@ -273,13 +269,16 @@ def _parser() -> argparse.ArgumentParser:
         description="Predict every study of an archive by each baseline of the card (one channel's extreme value, no "
         "learning): one folder per baseline, as batch writes them.",
     )
-    baseline.add_argument(
-        "--archive", type=Path, required=True, help="folders of patients, <patient>_<study>_<channel>.mha"
-    )
+    _add_archive(baseline)
     baseline.add_argument("--card", required=True, help="name or path of the card")
     baseline.add_argument("--output", type=Path, required=True, help="folder for the predictions")
     baseline.set_defaults(command=_baseline)
     return parser
+
+
+def _add_archive(parser: argparse.ArgumentParser) -> None:
+    text = "folders of patients, <patient>_<study>_<channel>.mha"
+    parser.add_argument("--archive", type=Path, required=True, help=text)
 
 
 def _add_threads(parser: argparse.ArgumentParser, *, default: int | str) -> None:

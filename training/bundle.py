@@ -79,7 +79,7 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     files["bundle.json"] = (record.model_dump_json(indent=2) + "\n").encode()
     files[SUMS] = format_sums({name: _sha256(content) for name, content in files.items()}).encode()
     with atomic_file(output) as partial:
-        write_archive(partial, files)
+        pack_tarball(partial, files)
         if _members_of(output) != before:  # which takes as long as another process needs to put one there
             raise OncoduetError(output, "changed while the runs were packed")
     return record
@@ -162,7 +162,7 @@ def _sha256(content: Path | bytes) -> str:
     return sha256_file(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
 
 
-def write_archive(path: Path, files: dict[str, Path | bytes]) -> None:
+def pack_tarball(path: Path, files: dict[str, Path | bytes]) -> None:
     """A tar without anything of this machine or moment: sorted, owner 0, time 0, mode 644; gzip without a name."""
     with (
         path.open("wb") as stream,

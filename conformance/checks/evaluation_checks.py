@@ -15,8 +15,8 @@ from conformance.studies.submissions import (
     as_softmax,
     made_truth,
     on_another_grid,
-    predict,
     submission,
+    synthetic_predictions,
     truth_files,
     with_nan,
     without_job,
@@ -46,17 +46,17 @@ def scenarios(card: Card, truth: Truth, *, given: bool) -> dict[str, Scenario]:
 
     def spoilt(spoil: Spoil) -> Callable[[], Files]:
         def files() -> Files:
-            predictions = predict(card, truth)
+            predictions = synthetic_predictions(card, truth)
             spoil(predictions)
             return submission(card, predictions)
 
         return files
 
-    good = of(lambda: submission(card, predict(card, truth)))
+    good = of(lambda: submission(card, synthetic_predictions(card, truth)))
     found = {
         "first": Scenario(good),
         "again": Scenario(good, alone=True),
-        "shuffled": Scenario(of(lambda: submission(card, predict(card, truth), seed=1))),
+        "shuffled": Scenario(of(lambda: submission(card, synthetic_predictions(card, truth), seed=1))),
         "one core": Scenario(good, "one core"),
         "after": Scenario(good),
         "read-only": Scenario(good, "read-only root"),
@@ -65,7 +65,7 @@ def scenarios(card: Card, truth: Truth, *, given: bool) -> dict[str, Scenario]:
     }
     for name, positives in () if given else EXTREMES.items():
         extreme = made_truth(card, positives=positives)
-        files = submission(card, predict(card, extreme))
+        files = submission(card, synthetic_predictions(card, extreme))
         found[name] = Scenario(of(lambda files=files: files), truth=truth_files(card, extreme))  # type: ignore[misc]
     return found
 

@@ -77,7 +77,7 @@ def truth_files(card: Card, truth: Truth) -> Files:
     return {**files, "card.toml": text.read_bytes()} if text.is_file() else files
 
 
-def predict(card: Card, truth: Truth) -> dict[str, SyntheticPrediction]:
+def synthetic_predictions(card: Card, truth: Truth) -> dict[str, SyntheticPrediction]:
     """Good predictions with one false alarm, by case id."""
     lesion = next(each.values for each in card.classes if each.name == card.lesion_class)
     found: dict[str, SyntheticPrediction] = {}

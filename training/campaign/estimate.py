@@ -23,7 +23,7 @@ from training.campaign.devices import CudaDevice
 from training.campaign.memory_estimate import MemoryEstimate, estimate_memory, estimate_memory_elsewhere
 from training.campaign.planned_runs import Campaign
 from training.campaign.probe import LIMIT_S, EpochTime, device_name, probe
-from training.campaign.status import CampaignStatus, Progress, clock, hours
+from training.campaign.status import CampaignStatus, Progress, clock_time, hours
 from training.memory_bill import needs
 from training.planned_run import Run
 
@@ -100,8 +100,8 @@ def estimate_costs(campaign: Campaign, status: CampaignStatus, capacity: Capacit
     """What the missing runs need, and what is available."""
     missing, uncounted = _missing(status)
     runs = list(_by_kind(missing).values())
-    need = {kind_of(run): needs(run) for run in runs}
-    of = [need[kind_of(progress.planned.run)] for progress in missing]
+    need = {run_kind(run): needs(run) for run in runs}
+    of = [need[run_kind(progress.planned.run)] for progress in missing]
     at_once = min(len(missing), capacity.processes * capacity.packed)
     disk = sum(each.disk_when_finished for each in of) + at_once * max((each.disk_at_work for each in of), default=0)
     packed, processes = min(capacity.packed, len(missing)), min(len(missing), capacity.processes)
@@ -135,7 +135,7 @@ def epoch_times(status: CampaignStatus, capacity: Capacity | None) -> dict[RunKi
         behind = [
             progress
             for progress in status.runs
-            if kind_of(progress.planned.run) == kind and progress.epochs and progress.wall_s > 0
+            if run_kind(progress.planned.run) == kind and progress.epochs and progress.wall_s > 0
         ]
         if behind:
             found[kind] = _remembered(behind)
@@ -154,7 +154,7 @@ def hours_line(status: CampaignStatus, capacity: Capacity, epoch_times: dict[Run
     if len(known) < len(epoch_times):
         return f"hours: not known: no training step ended within {LIMIT_S:.0f} s on {device_name(capacity.devices)}"
     for progress in missing:
-        each = epoch_times[kind_of(progress.planned.run)]
+        each = epoch_times[run_kind(progress.planned.run)]
         assert each is not None
         total_s += each.epoch_s * (progress.planned.run.profile.epochs - len(progress.epochs))
     unit = "GPU-hours" if capacity.devices else "hours of computing"
@@ -163,7 +163,7 @@ def hours_line(status: CampaignStatus, capacity: Capacity, epoch_times: dict[Run
     parallel = f"{at_once} process{'es' if at_once > 1 else ''} at a time"
     return (
         f"hours: about {hours(total_s)} {unit} for {len(missing)} runs, "
-        f"{clock(total_s / at_once)} by the clock with {parallel} ({source})"
+        f"{clock_time(total_s / at_once)} by the clock with {parallel} ({source})"
     )
 
 
@@ -188,10 +188,10 @@ def _runs(count: int) -> str:
 
 def _by_kind(missing: Sequence[Progress]) -> dict[RunKind, Run]:
     """A run of each kind."""
-    return {kind_of(progress.planned.run): progress.planned.run for progress in reversed(missing)}
+    return {run_kind(progress.planned.run): progress.planned.run for progress in reversed(missing)}
 
 
-def kind_of(run: Run) -> RunKind:
+def run_kind(run: Run) -> RunKind:
     """By which runs are alike in what they cost."""
     return run.configuration.engine, run.configuration.stage
 

@@ -18,7 +18,7 @@ from typing import Any
 from contract.errors import OncoduetError
 from contract.files.atomic import write_text
 from network.machine.device import Device
-from training.campaign.estimate import Capacity, RunKind, epoch_times, estimate_costs, kind_of
+from training.campaign.estimate import Capacity, RunKind, epoch_times, estimate_costs, run_kind
 from training.campaign.planned_runs import Campaign, PlannedRun
 from training.campaign.probe import EpochTime
 from training.campaign.sealed_text import is_sealed, sealed
@@ -59,7 +59,7 @@ def write_snakefile(path: Path, status: CampaignStatus, *, device: Device, timed
     minutes = {run.planned.name: _minutes(run, times) for run in status.runs}
     limit = options.time_limit_minutes
     longest = max((each for each in minutes.values() if each is not None), default=0)
-    one_of_each = {kind_of(run.planned.run): run for run in status.runs}
+    one_of_each = {run_kind(run.planned.run): run for run in status.runs}
     memory = {kind: _memory(status, run) for kind, run in one_of_each.items()}
     resources = {"slurm_partition": options.partition, "slurm_account": options.account}
     content = {
@@ -73,7 +73,7 @@ def write_snakefile(path: Path, status: CampaignStatus, *, device: Device, timed
         "runs": {
             run.planned.name: {
                 **_asked(campaign, run.planned, device),
-                **memory[kind_of(run.planned.run)],
+                **memory[run_kind(run.planned.run)],
                 "runtime": min(minutes[run.planned.name] or limit, limit),
             }
             for run in status.runs
@@ -124,7 +124,7 @@ def _memory(status: CampaignStatus, run: Progress) -> Mapping[str, int]:
 
 def _minutes(run: Progress, times: Mapping[RunKind, EpochTime | None]) -> int | None:
     """What a run may take from its beginning; None where it is not known."""
-    time = times.get(kind_of(run.planned.run))
+    time = times.get(run_kind(run.planned.run))
     if time is None or not run.planned.run.engine.counts_epochs:
         return None
     return START_MINUTES + math.ceil(SAFETY * time.epoch_s * run.planned.run.profile.epochs / 60)

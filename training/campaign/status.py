@@ -89,11 +89,11 @@ class Progress:
     def time(self, now_s: float) -> str:
         """For the tables: how long it took, how long it still takes, or why it waits."""
         if self.state == "finished":
-            return clock(self.wall_s)
+            return clock_time(self.wall_s)
         if self.state == "queued":
             return self.message
         remaining_s = self.remaining_s(now_s)
-        return "" if remaining_s is None else f"{clock(remaining_s)} to go"
+        return "" if remaining_s is None else f"{clock_time(remaining_s)} to go"
 
     @property
     def epoch_s(self) -> float | None:
@@ -261,7 +261,7 @@ def hours(seconds: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:,.0f}"
 
 
-def clock(seconds: float) -> str:
+def clock_time(seconds: float) -> str:
     """A duration: ``50 s``, ``12 min``, ``3 h 20 min``, ``2 d 5 h``."""
     minutes = round(seconds / 60)
     if seconds < 100:

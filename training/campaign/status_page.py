@@ -20,7 +20,7 @@ from contract.records import Epoch
 from contract.text import printable
 from training.campaign.planned_runs import PAGE
 from training.campaign.sealed_text import is_sealed, sealed
-from training.campaign.status import STATES, CampaignStatus, Progress, State, clock
+from training.campaign.status import STATES, CampaignStatus, Progress, State, clock_time
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def time_to_go(status: CampaignStatus) -> str | None:
         return None
     missing = [run for run in status.runs if run.state != "finished" and run.planned.run.engine.counts_epochs]
     epochs = sum(run.planned.run.profile.epochs - len(run.epochs) for run in missing)
-    return clock(epochs * sum(epoch_times) / len(epoch_times) / len(at_work))
+    return clock_time(epochs * sum(epoch_times) / len(epoch_times) / len(at_work))
 
 
 def panels(status: CampaignStatus) -> list[Panel]:

@@ -22,7 +22,7 @@ from network.inference.memory_plan import GB, Budget, gpu_bytes_left, held_bytes
 from training.augmentation.patches import Size
 from training.dataloading.patch_sampling import Voxels
 from training.dataset.prepared import case_files
-from training.dataset.preprocessed import IMAGE, LABEL, class_voxels, open_array, read_voxels
+from training.dataset.preprocessed import IMAGE, LABEL, class_voxels, open_array, read_preprocessed
 
 SHARE = 0.9
 """Fraction of the free memory that the studies may take; the rest is for networks and patches."""
@@ -137,7 +137,7 @@ class ResidentStudies:
         shape, channels = open_array(label_path, LABEL).shape, open_array(image_path, IMAGE).shape
         if shape != (1, *channels[1:]):  # before either is read: memory was reckoned from the image
             raise OncoduetError(label_path, expected=f"a label of {list(channels[1:])}", found=list(shape))
-        image, label = read_voxels(image_path, IMAGE), read_voxels(label_path, LABEL)
+        image, label = read_preprocessed(image_path, IMAGE), read_preprocessed(label_path, LABEL)
         locations, label = class_voxels(properties_path, label.shape), label[0]
         kept = np.int16 if max(label.shape) <= np.iinfo(np.int16).max else np.int32
         occurring = np.unique(label)
@@ -190,7 +190,7 @@ def read_preprocessed_label(folder: Path, case_id: str) -> LabelArray:
 
     Raises ``OncoduetError``: the file is damaged.
     """
-    label: LabelArray = read_voxels(case_files(folder, case_id)[1], LABEL)[0]
+    label: LabelArray = read_preprocessed(case_files(folder, case_id)[1], LABEL)[0]
     return label
 
 

@@ -57,7 +57,7 @@ def dataset_json(card: Card, *, studies: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Analysis:
+class StudyFingerprint:
     """What of one study enters nnU-Net's fingerprint."""
 
     shape: tuple[int, int, int]
@@ -69,7 +69,7 @@ class Analysis:
     """Intensities drawn from the foreground, shape (channel, sample); no samples where there is none."""
 
 
-def analyse(study: StackedStudy, *, samples: int) -> Analysis:
+def study_fingerprint(study: StackedStudy, *, samples: int) -> StudyFingerprint:
     """Look at one study as nnU-Net does.
 
     Parameters
@@ -92,10 +92,10 @@ def analyse(study: StackedStudy, *, samples: int) -> Analysis:
     z, y, x = (int(size) for size in shape)
     spacing_z, spacing_y, spacing_x = (float(size) for size in spacing)
     drawn = np.stack([np.asarray(values, np.float32) for values in foreground])
-    return Analysis((z, y, x), (spacing_z, spacing_y, spacing_x), float(relative_size), drawn)
+    return StudyFingerprint((z, y, x), (spacing_z, spacing_y, spacing_x), float(relative_size), drawn)
 
 
-def fingerprint(analyses: Sequence[Analysis]) -> dict[str, Any]:
+def fingerprint(analyses: Sequence[StudyFingerprint]) -> dict[str, Any]:
     """nnU-Net's fingerprint of a dataset: spacings, shapes and the intensities of the foreground."""
     return {
         "spacings": [list(each.spacing) for each in analyses],

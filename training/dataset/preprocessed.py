@@ -73,7 +73,7 @@ def open_array(path: Path, kinds: tuple[np.dtype[Any], ...], **how: Any) -> Any:
     return array
 
 
-def read_voxels(path: Path, kinds: tuple[np.dtype[Any], ...]) -> npt.NDArray[Any]:
+def read_preprocessed(path: Path, kinds: tuple[np.dtype[Any], ...]) -> npt.NDArray[Any]:
     """Read all of a preprocessed image or label; raises as :func:`open_array`."""
     array = open_array(path, kinds)
     try:

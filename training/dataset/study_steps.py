@@ -35,7 +35,7 @@ from network.study.scan import Scan, classes_on_study_grid, content_sha256, read
 from training.dataset import nnunet_planning
 from training.dataset.archive_stamps import stamp_study
 from training.dataset.lost_lesions import Lesion, lesions_on, lost_lesions
-from training.dataset.nnunet_planning import Analysis, StackedStudy
+from training.dataset.nnunet_planning import StackedStudy, StudyFingerprint
 from training.dataset.prepared import case_files
 from training.dataset.workplace import StepRecord, once, study_folder
 
@@ -168,7 +168,7 @@ def analyse(piece: tuple[str, Stacked], *, work: Path, stage: Stage, samples: in
     path = folder / f"{stage}_foreground.npy"
 
     def make() -> AnalysisRecord:
-        found = nnunet_planning.analyse(_load(folder, stage, stacked), samples=samples)
+        found = nnunet_planning.study_fingerprint(_load(folder, stage, stacked), samples=samples)
         np.save(path, found.foreground)
         return AnalysisRecord(
             made_from=made_from,
@@ -183,10 +183,10 @@ def analyse(piece: tuple[str, Stacked], *, work: Path, stage: Stage, samples: in
     return once(folder, f"{stage}_analysis", AnalysisRecord, made_from, intact=intact, make=make)
 
 
-def load_analysis(work: Path, case_id: str, stage: Stage, record: AnalysisRecord) -> Analysis:
+def load_analysis(work: Path, case_id: str, stage: Stage, record: AnalysisRecord) -> StudyFingerprint:
     """What :func:`analyse` found."""
     foreground = np.load(work / "studies" / case_id / f"{stage}_foreground.npy")
-    return Analysis(record.shape, record.spacing, record.relative_size, foreground)
+    return StudyFingerprint(record.shape, record.spacing, record.relative_size, foreground)
 
 
 def preprocess_study(
@@ -227,7 +227,7 @@ def preprocessed_files(work: Path, case_id: str, stage: Stage) -> tuple[Path, Pa
     return case_files(work / "studies" / case_id / stage, case_id)
 
 
-def count_lesions(label: LabelArray, card: Card) -> int:
+def count_connected_lesions(label: LabelArray, card: Card) -> int:
     """Connected components (26 neighbours) of the lesion class."""
     _, count = ndimage.label(label == card.lesion_index, structure=np.ones((3, 3, 3)))
     return int(count)
@@ -269,7 +269,7 @@ def _stacked(study: Study, scan: Scan, truth: Volume, card: Card, stage: Stage) 
         sha256=_voxels_sha256(array, label, placement.spacing_mm_zyx),
         spacing_mm_zyx=placement.spacing_mm_zyx,
         foreground_voxels=int(np.count_nonzero(label)),
-        components=count_lesions(label, of_stage),
+        components=count_connected_lesions(label, of_stage),
         lesions=tuple(lesions_on(of_stage, truth, placement.grid)) if stage == "detection" else (),
     )
     return array, label, about

@@ -15,7 +15,7 @@ from contract.images.volume import read_volume
 from contract.records import BundleRecord, TrainingStudiesRecord, read_record, write_record
 from network.model.weights import load_weights, save_weights, tensors_sha256
 from network.study.scan import content_sha256
-from training.bundle import write_archive
+from training.bundle import pack_tarball
 from training.dataset.archive_stamps import read_sources
 from training.dataset.prepared import load_prepared
 from training.make_run import execute
@@ -90,11 +90,11 @@ def test_a_bundle_that_another_process_put_there_meanwhile_stays(runs, tmp_path,
     assert outcome("bundle", "--runs", runs / "focal_fold1_restart1", "--output", tmp_path / "other.tar.gz") == (0, "")
 
     def write(partial, files):
-        write_archive(partial, files)
+        pack_tarball(partial, files)
         (tmp_path / "other.tar.gz").rename(output)
         output.with_suffix(".sum").write_text(sha256_file(output))
 
-    monkeypatch.setattr("training.bundle.write_archive", write)
+    monkeypatch.setattr("training.bundle.pack_tarball", write)
     said = refusal("bundle", "--runs", runs / "ce_fold0_restart1", "--output", output)
     assert f"{output}: changed while the runs were packed" in said
     assert sha256_file(output) == output.with_suffix(".sum").read_text()

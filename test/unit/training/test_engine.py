@@ -23,7 +23,7 @@ from training import engine
 from training.campaign.estimate import needs
 from training.configuration import Configuration
 from training.dataset.prepared import case_files
-from training.dataset.preprocessed import IMAGE, LABEL, read_voxels
+from training.dataset.preprocessed import IMAGE, LABEL, read_preprocessed
 from training.engine import ENGINES, Engine, Trained, load_configuration
 from training.make_run import execute
 
@@ -81,7 +81,7 @@ def middle_of(prepared, case_id, size_zyx):
     files = case_files(prepared, case_id)
     middle = []
     for path, kinds in zip(files[:2], (IMAGE, LABEL), strict=True):
-        voxels = read_voxels(path, kinds)
+        voxels = read_preprocessed(path, kinds)
         starts = [max(0, (length - size) // 2) for length, size in zip(voxels.shape[1:], size_zyx, strict=True)]
         cut = voxels[(slice(None), *(slice(start, start + size) for start, size in zip(starts, size_zyx, strict=True)))]
         lacking = [(0, size - length) for size, length in zip(size_zyx, cut.shape[1:], strict=True)]

@@ -142,7 +142,9 @@ def test_the_fingerprint_equals_nnunets_own(archive, tmp_path, monkeypatch):
         extractor = fingerprint_extractor.DatasetFingerprintExtractor(name, 1)
         extractor.num_foreground_voxels_for_intensitystats = 500 * len(stacked)
         stock = extractor.run()
-    ours = nnunet_planning.fingerprint([nnunet_planning.analyse(each, samples=500) for each in stacked.values()])
+    ours = nnunet_planning.fingerprint(
+        [nnunet_planning.study_fingerprint(each, samples=500) for each in stacked.values()]
+    )
 
     assert ours["shapes_after_crop"] == [list(map(int, shape)) for shape in stock["shapes_after_crop"]]
     np.testing.assert_allclose(ours["spacings"], stock["spacings"], rtol=1e-6)

@@ -8,7 +8,13 @@ import pytest
 import SimpleITK as sitk
 from refusals import refused_with
 
-from conformance.studies.submissions import made_truth, predict, read_truth_folder, submission, truth_files
+from conformance.studies.submissions import (
+    made_truth,
+    read_truth_folder,
+    submission,
+    synthetic_predictions,
+    truth_files,
+)
 from conformance.studies.synthetic_studies import (
     FIRST,
     SECOND,
@@ -125,13 +131,13 @@ def test_a_truth_by_formula_can_be_read_back_and_predicted(tmp_path):
     for case_id, label in truth.items():
         assert np.array_equal(read[case_id].array, label.array)
         read_label(folder / f"{case_id}.mha", [0, 1])
-    predictions = predict(CARD, truth)
+    predictions = synthetic_predictions(CARD, truth)
     assert sorted(prediction.likelihood for prediction in predictions.values()) == pytest.approx([0, 0.2, 0.3, 0.9])
 
 
 def test_a_submission_has_its_jobs_in_no_order_and_durations(tmp_path):
     truth = made_truth(CARD)
-    first, second = (submission(CARD, predict(CARD, truth), seed=seed) for seed in (0, 1))
+    first, second = (submission(CARD, synthetic_predictions(CARD, truth), seed=seed) for seed in (0, 1))
     names = [
         [job["inputs"][0]["image"]["name"] for job in json.loads(each["predictions.json"])] for each in (first, second)
     ]

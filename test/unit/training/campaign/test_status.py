@@ -8,7 +8,7 @@ from refusals import refused_with
 from contract.records import write_record
 from training.__main__ import main
 from training.campaign import load_campaign
-from training.campaign.status import ExecutorMessage, StatusMonitor, clock, hours
+from training.campaign.status import ExecutorMessage, StatusMonitor, clock_time, hours
 from training.campaign.status_page import write_status_page
 from training.make_run import execute
 
@@ -159,7 +159,7 @@ def test_gpu_hours_are_counted_where_there_was_a_gpu(campaign, write_run):
     [(5, "5 s"), (99, "99 s"), (600, "10 min"), (3 * 3600 + 1200, "3 h 20 min"), (53 * 3600, "2 d 5 h")],
 )
 def test_durations_have_two_units_at_most(seconds, words):
-    assert clock(seconds) == words
+    assert clock_time(seconds) == words
 
 
 def test_hours_have_as_many_digits_as_matter():

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from contract.card import load_card
 from training.dataset.lesion_instances import labels_of, lesion_boxes, number_lesions
-from training.dataset.study_steps import count_lesions
+from training.dataset.study_steps import count_connected_lesions
 
 SHAPE = (10, 24, 30)
 
@@ -51,7 +51,7 @@ def test_prepare_counts_as_many_lesions_as_there_are_boxes(second, lesions):
     label[z : z + 2, y : y + 2, x : x + 2] = 1
     instances = number_lesions(label, 1)
     boxes = lesion_boxes(torch.from_numpy(instances.array), instances)
-    assert len(boxes) == instances.lesions == count_lesions(label, load_card("cspca-picai")) == lesions
+    assert len(boxes) == instances.lesions == count_connected_lesions(label, load_card("cspca-picai")) == lesions
 
 
 def test_a_study_without_lesions_has_no_boxes():

@@ -10,7 +10,7 @@ from programs import python
 from refusals import refused_with
 
 from contract.errors import OncoduetError
-from training.dataset.preprocessed import IMAGE, LABEL, class_voxels, open_array, read_voxels, require_study
+from training.dataset.preprocessed import IMAGE, LABEL, class_voxels, open_array, read_preprocessed, require_study
 
 SHAPE = (1, 3, 4, 5)
 
@@ -30,7 +30,7 @@ def test_an_array_of_voxels_is_read_as_it_was_written(tmp_path):
     voxels = np.arange(60, dtype=np.float32).reshape(SHAPE)
     write(tmp_path / "a.b2nd", voxels)
     assert open_array(tmp_path / "a.b2nd", IMAGE).shape == SHAPE
-    np.testing.assert_array_equal(read_voxels(tmp_path / "a.b2nd", IMAGE), voxels)
+    np.testing.assert_array_equal(read_preprocessed(tmp_path / "a.b2nd", IMAGE), voxels)
 
 
 def test_a_forked_process_reads_while_its_parent_holds_an_array(tmp_path):
@@ -38,13 +38,13 @@ def test_a_forked_process_reads_while_its_parent_holds_an_array(tmp_path):
     program = """
 import os, signal, sys
 from pathlib import Path
-from training.dataset.preprocessed import IMAGE, open_array, read_voxels
+from training.dataset.preprocessed import IMAGE, open_array, read_preprocessed
 path = Path(sys.argv[1])
 held = open_array(path, IMAGE)
 held[:]
 if os.fork() == 0:
     signal.alarm(30)
-    read_voxels(path, IMAGE)
+    read_preprocessed(path, IMAGE)
     os._exit(0)
 sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 """
@@ -80,7 +80,7 @@ def test_anything_else_is_refused(tmp_path, make, message):
 def test_labels_are_whole_numbers(tmp_path):
     write(tmp_path / "a.b2nd", np.zeros(SHAPE, np.float32))
     with refused_with(r"a\.b2nd", expected="of int8 or int16", found="float32"):
-        read_voxels(tmp_path / "a.b2nd", LABEL)
+        read_preprocessed(tmp_path / "a.b2nd", LABEL)
 
 
 def test_voxels_of_each_class_are_read_as_nnunet_wrote_them(tmp_path):
