@@ -92,7 +92,7 @@ class TrainingContext:
 
 
 HashedFile = tuple[Path, str | None, Callable[[], str]]
-"""A file, the hash in the run's record, and a function that computes the present one."""
+"""A file, the hash in the run's record, and a function that computes the current one."""
 
 
 class Engine(ABC):

@@ -46,7 +46,7 @@ def settle_process(compute: Compute, device: Kind) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if compute.deterministic != torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(compute.deterministic, warn_only=True)
-    # Or else torch fills whatever it allocates with NaN before it is written.
+    # Otherwise torch fills all new memory with NaN first.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
@@ -73,7 +73,7 @@ def scales_gradients(compute: Compute, device: Kind) -> bool:
 
 
 def _lacking_to_compile() -> str | None:
-    """What Triton needs and this machine has not."""
+    """What Triton needs and this machine lacks."""
     if importlib.util.find_spec("triton") is None:
         return "Triton"
     compilers = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang", "cc"]

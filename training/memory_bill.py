@@ -105,7 +105,7 @@ class MemoryBill:
 
     @property
     def device(self) -> int:
-        """All that a GPU has to have; beside the training set a tenth at least, whatever the network is."""
+        """All that a GPU has to hold; in addition to the training set at least a tenth, for any network."""
         return _together(self.images if self.is_on_gpu else 0, self.step_device)
 
     @property
@@ -179,7 +179,7 @@ def choose_training_set(
     packed
         Runs side by side in this process.
     begun
-        What an interrupted run was begun with: it goes on with the same patches.
+        What an interrupted run was begun with: it continues with the same patches.
     given
         What a campaign has decided for all of its processes.
     """

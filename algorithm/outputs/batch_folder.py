@@ -185,7 +185,7 @@ class BatchFolder:
             yield
 
     def finished(self, studies: Sequence[Study]) -> set[str]:
-        """Case ids of the studies that have predictions of the present images in every ensemble.
+        """Case ids of the studies that have predictions of the current images in every ensemble.
 
         Raises ``OncoduetError``: one was predicted by other networks or settings.
         """

@@ -1,7 +1,7 @@
 """``MODEL.precision.json``, next to a bundle: how far its predictions in each precision are from those in float32.
 
 ``python -m algorithm precision`` writes it (:mod:`algorithm.precision`). A bundle's own files are sealed by their
-hashes, so the record lies beside them and names the bundle by its hash.
+hashes, so the record is kept next to them and names the bundle by its hash.
 """
 
 import logging

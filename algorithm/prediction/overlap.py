@@ -1,7 +1,7 @@
 """Studies in succession: while the networks predict one, the next is read and the last is written.
 
 A thread reads and a thread writes; networks stay in the caller's. Studies come out in order and with the same bits:
-only the waiting is saved. Memory is what limits it: a study is read ahead only while it, the present one and the one
+only the waiting is saved. Memory limits it: a study is read ahead only while it, the current one and the one
 that is still written fit together; it waits for the writing where that is what helps, and else for its turn.
 """
 

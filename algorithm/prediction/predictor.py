@@ -116,7 +116,7 @@ class Predictor:
         Parameters
         ----------
         alone
-            Whether no other study is in memory. Else the caller knows that this one fits beside the others
+            Whether no other study is in memory. Else the caller knows that this one fits with the others
             (:meth:`most_bytes`), and how to go through members and windows is decided when its turn has come.
         way
             As of :meth:`predict`.
@@ -357,7 +357,7 @@ class _Prepared:
 
 @dataclass
 class ReadStudy:
-    """A study before the networks see it; what it holds is given away once, so that nobody keeps it longer."""
+    """A study before the networks see it; its contents are handed over once, so that no second reference keeps them."""
 
     headers: _Headers
     placement: Placement

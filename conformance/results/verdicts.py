@@ -11,7 +11,7 @@ class Broken(Exception):  # noqa: N818 - a verdict, not an error of ours
 
 
 class Doubtful(Broken):
-    """The broken rule is not the platform's; a warning whatever the level of the check."""
+    """The broken rule is not the platform's; a warning at any level of the check."""
 
 
 class Skipped(Exception):  # noqa: N818 - a verdict

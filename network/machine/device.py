@@ -162,7 +162,7 @@ def require_same_device(what: str, *, begun: str, now: str) -> None:
 
 
 def free_device_memory() -> None:
-    """Give back what torch keeps of the GPU's memory for later, so that whoever comes next finds all of it."""
+    """Give back the GPU memory that torch keeps for later, so that other users of the GPU find all of it."""
     import torch  # noqa: PLC0415
 
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]

@@ -105,7 +105,7 @@ def estimate_memory_elsewhere(
 def _on(
     offered: Mapping[Stage, Sequence[MemoryBill]], free: FreeMemory, device: CudaDevice | None, runs: Sequence[Run]
 ) -> MemoryEstimate:
-    """One device and the main memory; training sets of several stages lie in the latter side by side."""
+    """One device and the main memory; the latter holds the training sets of several stages at once."""
     chosen: dict[Stage, MemoryBill] = {}
     held = 0
     for stage, each in offered.items():

@@ -65,7 +65,7 @@ class StudySizes:
     labels: int
     """Bytes of the labels, of which each voxel takes one where the dataset has no more classes than that holds."""
     places: int
-    """Bytes of the voxels that patches are centred on, in the main memory whatever the device."""
+    """Bytes of the voxels that patches are centred on, always in the main memory."""
 
     def on(self, device: torch.device, dtype: torch.dtype) -> int:
         """Bytes in a device's memory, with images of this precision."""

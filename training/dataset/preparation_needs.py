@@ -1,6 +1,6 @@
 """What preparing an archive needs of disk, memory and time, estimated from the images' headers before work begins.
 
-The stacked studies lie on the disk uncompressed until the dataset is finished: their size is exact, and where it alone
+The stacked studies are on the disk uncompressed until the dataset is finished: their size is exact, and where it alone
 exceeds what is free, nothing is begun. The preprocessed ones are compressed, and their voxels are those of a plan that
 is not made yet: as many as on the study grid and ``_COMPRESSED`` of their bytes is what phantoms and real studies come
 to. The factors of the memory were measured as the largest resident set of a worker (bpMRI of 20 × 384 × 384 and

@@ -29,14 +29,14 @@ def marksheet_contradictions(archive: Path, studies: Sequence[PreparedStudy]) ->
 
 @dataclass(frozen=True)
 class Remarks:
-    """What is left out, of which the archive says two things, and which lesions no network will see."""
+    """Studies left out, contradictions of marksheet and label maps, and lesions lost by resampling."""
 
     bad: BadStudies
     contradicted: Sequence[str]
     lost: Sequence[str]
 
     def say(self) -> None:
-        """Log it: into prepare.log, and in the end to the user."""
+        """Log all of them."""
         self.bad.say()
         for line in self.contradicted:
             logger.warning("%s", line)

@@ -36,7 +36,7 @@ class WorkRecord(Record):
 
 
 class StepRecord(Record):
-    """What is done of one study, beside its files."""
+    """What is done of one study, in addition to its files."""
 
     made_from: str
     """Hash of all that decides the result."""
@@ -127,7 +127,7 @@ def once(folder: Path, name: str, model: type[Step], made_from: str, *, intact: 
         known = read_record(path, model) if path.is_file() else None
         if known is not None and known.made_from == made_from and intact(known):
             return known
-    except (OncoduetError, OSError, ValueError):  # damaged, whatever did it
+    except (OncoduetError, OSError, ValueError):  # damaged in any way
         pass
     path.unlink(missing_ok=True)
     made = make()

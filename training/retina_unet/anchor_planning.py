@@ -46,7 +46,7 @@ def plan_anchors(
 ) -> PlannedAnchors:
     """Plan the anchors of a network.
 
-    Raises ``OncoduetError``: there is no lesion, or the network has not these levels.
+    Raises ``OncoduetError``: there is no lesion, or the network lacks these levels.
 
     Parameters
     ----------

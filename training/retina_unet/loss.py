@@ -77,7 +77,7 @@ class DetectionLoss(nn.Module):
         label
             Classes, shape (batch, 1, z, y, x).
         generator
-            Draws the anchors; on the CPU the same are drawn whatever the device of the rest.
+            Draws the anchors; always on the CPU, so that every device has the same ones.
         """
         matched = torch.stack([match_anchors(anchors, boxes) for boxes in lesions])
         positive, negative = sample(matched, output.logits.detach(), self.sampling, generator)
