@@ -6,7 +6,7 @@ What differs is the ensemble's lesion probability, voxel by voxel, and the likel
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from algorithm.prediction.measured_precision import MeasuredError, PrecisionReco
 from algorithm.prediction.options import PredictionOptions
 from algorithm.prediction.predictor import LEANER, Predictor, load_predictor
 from contract.archive.studies import Study, find_studies
+from contract.file_stamps import glance
 from contract.images.volume import Float32Array
 from contract.outputs import file_output, require_apart
 from contract.process.progress import Track
@@ -52,8 +53,8 @@ def measure_precision(
 ) -> PrecisionRecord:
     """Predict studies in every precision of the device, compare, and write the record.
 
-    Raises ``OncoduetError``: the bundle or a study is wrong, or a file of another program has the record's name;
-    nothing was written.
+    Raises ``OncoduetError``: the bundle or a study is wrong, or another file has the record's name, even the record of
+    other studies or settings; nothing was written.
 
     Parameters
     ----------
@@ -67,9 +68,17 @@ def measure_precision(
     bundle = read_bundle(model)
     path = output or default_record(model)
     require_apart(path, archive=archive, model_bundle=model)
-    place = file_output(path, COMMAND, bundle=bundle.sha256)
+    chosen = find_studies(archive, bundle.card, labels_required=False)[:studies]
+    place = file_output(
+        path,
+        COMMAND,
+        bundle=bundle.sha256,
+        studies=glance(archive, [image for study in chosen for image in study.channels.values()]),
+        mirroring=options.mirrors(bundle.card),
+        device=device,
+    )
     with place.staged() as stage:
-        record = _measured(bundle, archive, studies=studies, device=device, options=options, track=track)
+        record = _measured(bundle, chosen, device=device, options=options, track=track)
         write_record(stage / path.name, record)
     for precision, error in record.errors.items():
         logger.info(
@@ -82,10 +91,9 @@ def measure_precision(
 
 
 def _measured(
-    bundle: Bundle, archive: Path, *, studies: int, device: str, options: PredictionOptions, track: Track
+    bundle: Bundle, chosen: Sequence[Study], *, device: str, options: PredictionOptions, track: Track
 ) -> PrecisionRecord:
     """The record of a bundle."""
-    chosen = find_studies(archive, bundle.card, labels_required=False)[:studies]
     members = bundle.record.members
     predictor = load_predictor(bundle, members, options, ensembles=[members])
     sums = {precision: _Sums() for precision in native_precisions(options.device)}

@@ -7,6 +7,7 @@ Everything else is a bug and keeps its traceback. Only ``ending`` turns an excep
 import contextlib
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -137,11 +138,12 @@ def _as_wrong_input(error: Exception) -> OncoduetError | None:
         case OSError(errno=int(number)) if number in _MACHINE or error.filename is not None:
             file = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
             nameless = "the current folder" if number == errno.ENOENT else "a file"  # os.getcwd gives no name
-            return OncoduetError(nameless if file is None else file, problem_of(error))
+            named = nameless if file is None else re.sub(r"\.partial-[0-9a-f]{32}/?", "", str(file))
+            return OncoduetError(named, problem_of(error))
         case RuntimeError() if str(error).startswith("Symlink loop from "):  # pathlib's, before Python 3.13
             return OncoduetError(str(error).removeprefix("Symlink loop from "), _MACHINE[errno.ELOOP])
-        case UnicodeEncodeError() if any("\ud800" <= each <= "\udfff" for each in error.object):
-            return OncoduetError(f"{error.object!r}", "name is not valid UTF-8")
+        case UnicodeEncodeError() if name := re.search(r'[^"\n]*[\ud800-\udfff][^"\n]*', error.object):
+            return OncoduetError(f"{name[0]!r}", "name is not valid UTF-8")
         case UnicodeDecodeError():
             rest = error.object[error.start : error.start + 20]
             return OncoduetError(f"text is not valid {error.encoding}: {rest!r} after {error.start} bytes")

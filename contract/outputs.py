@@ -30,7 +30,7 @@ from pydantic import Field
 from contract.errors import OncoduetError
 from contract.files.atomic import (
     atomic_file,
-    explain_full_disk,
+    full_disk_said,
     held_folder,
     is_unused,
     nearest_folder,
@@ -142,15 +142,12 @@ class Output:
             self.folder.mkdir(parents=True, exist_ok=True)
         try:
             sweep(self.folder)
-            with held_folder(self.folder) as stage:
+            with full_disk_said(self.folder), held_folder(self.folder) as stage:
                 try:
                     yield stage
                 except OncoduetError as error:  # by the names that the files were going to have
                     raise error.moved(stage, self.folder) from None
                 self._put(stage)
-        except OSError as error:
-            explain_full_disk(error, self.folder, size_bytes=None)
-            raise
         finally:
             if not existed and self.folder.is_dir() and not any(self.folder.iterdir()):
                 self.folder.rmdir()

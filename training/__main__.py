@@ -1,7 +1,7 @@
 """Train detection networks: from an archive to a model bundle."""
 
 from contract.process.lifetime import begin_imports, leave
-from contract.process.signals import exit_code
+from contract.process.signals import WORDS, exit_code
 
 if __name__ == "__main__":
     begin_imports()  # before what takes long to import
@@ -9,6 +9,7 @@ if __name__ == "__main__":
 import argparse
 import logging
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -118,11 +119,8 @@ def _campaign(options: argparse.Namespace, console: Console) -> None:
     try:
         make(campaign, console=console, device=device)
     except KeyboardInterrupt:
-        console.print(
-            "interrupted; queued jobs continue, and the same command watches them again"
-            if on_slurm
-            else "interrupted; the same command resumes from the last checkpoints"
-        )
+        how = "queued jobs continue; the same command watches them" if on_slurm else "the same command resumes"
+        print(f"{WORDS[signal.SIGINT]}; {how}", file=sys.stderr)
         raise SystemExit(exit_code(signal.SIGINT)) from None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from contract.errors import OncoduetError
-from contract.files.atomic import writable, write_json, write_text
+from contract.files.atomic import full_disk_said, writable, write_json, write_text
 from contract.files.reading import sha256_file
 from contract.names import duplicates
 from contract.outputs import require_apart, subfolder
@@ -289,7 +289,7 @@ def _make(
         progress.update(epochs=existing.epochs, wall_s=existing.wall_s, cpu_s=existing.cpu_s)
     try:
         write_record(folder.record, run.record(state="running", **where.noted, **progress))
-        with memory_or_refuse(f"{folder.path}: on {where.device}", remedy=_LEANER):
+        with full_disk_said(folder.path), memory_or_refuse(f"{folder.path}: on {where.device}", remedy=_LEANER):
             record = yield from _make_model(request, folder, where=where, progress=progress, options=options)
         write_record(folder.record, record)
     except Exception:

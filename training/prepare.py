@@ -7,8 +7,7 @@ so that a killed call is continued. The dataset then appears in one step.
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +16,7 @@ from contract.archive.studies import Study, archive_licence, archive_patients, l
 from contract.card import Card, card_path, load_card
 from contract.errors import OncoduetError, UsageError
 from contract.file_stamps import glance
-from contract.files.atomic import explain_full_disk
+from contract.files.atomic import full_disk_said
 from contract.files.reading import below as files_below
 from contract.files.reading import sha256_json
 from contract.outputs import Output, require_apart, require_folder
@@ -143,7 +142,7 @@ def prepare(
     workers = min(fitting_workers(workers, needs), len(studies))
     with (
         workplace(output, wanted) as work,
-        _full_disk_said(output),
+        full_disk_said(output),
         Workers(workers, shared_threads(workers)) as all_,
     ):
         (work / LOG).unlink(missing_ok=True)
@@ -260,15 +259,6 @@ def _files(stages: Sequence[Stage], case_ids: Sequence[str]) -> list[str]:
     below = ["" if stage == "detection" else f"{LOCALISATION}/" for stage in stages]
     cases = [str(path) for case_id in case_ids for path in case_files(Path(), case_id)]
     return [SOURCES, LOG, *(f"{each}{name}" for each in below for name in [RECORD, SPLITS, *PARTS, *cases])]
-
-
-@contextmanager
-def _full_disk_said(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        explain_full_disk(error, output, size_bytes=None)
-        raise
 
 
 def _size(folder: Path) -> int:

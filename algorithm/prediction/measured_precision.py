@@ -49,7 +49,8 @@ class PrecisionRecord(Record):
 
 def default_record(model: Path) -> Path:
     """Where the record of a bundle is."""
-    return model.with_name(f"{model.resolve().name}.precision.json")
+    model = model.resolve()
+    return model.with_name(f"{model.name}.precision.json")
 
 
 def log_error(bundle: Bundle, precision: Precision) -> None:

@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from contract.errors import OncoduetError, problem_of
 from contract.files.leases import require_leases
 from contract.files.locks import lock_if_possible
@@ -111,6 +114,12 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write a NumPy file atomically."""
+    with atomic_file(path) as partial:
+        np.save(partial, array, allow_pickle=False)
+
+
 def sync(path: Path) -> None:
     """Have the system write a file or a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -128,6 +137,16 @@ def explain_full_disk(error: OSError, path: Path, *, size_bytes: int | None) -> 
         needed = "enough space" if size_bytes is None else f"{size_bytes} bytes"
         free_bytes = shutil.disk_usage(nearest_folder(path.parent)).free
         raise OncoduetError(path, expected=f"{needed} for it on the disk", found=f"{free_bytes} bytes free") from None
+
+
+@contextmanager
+def full_disk_said(path: Path) -> Iterator[None]:
+    """Raise ``OncoduetError`` that names the path where the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        explain_full_disk(error, path, size_bytes=None)
+        raise
 
 
 def nearest_folder(path: Path) -> Path:

@@ -3,7 +3,8 @@
 A lease on a file is a numbered file beside it, ``<name>.lease-<number>``. Who creates the next number, exclusively,
 holds the lease. The holder renews the file's time every ``BEAT_S`` seconds; after ``LIFETIME_S`` without, the next
 number is anyone's. Ages are differences between two files' times, so that the machines' clocks do not matter. The file
-with the highest number always stays: who acts on an old look at the folder cannot take a lease that is held.
+with the highest number always stays: who acts on an old look at the folder cannot take a lease that is held. A file of
+such a name that no holder wrote is the user's: it stays, and is an error.
 
 A holder that was suspended, or cut off from the file system, may have lost its lease without knowing. Therefore
 whatever is about to replace a file calls :func:`require_leases` first.
@@ -21,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import OncoduetError
+from contract.files.reading import read_json, read_text
 
 BEAT_S = 10.0
 LIFETIME_S = 60.0
+_MOST = 10**15 - 1
 
 _UNSHARED: dict[str, Callable[[set[str]], object]] = {
     "nfs": lambda options: options & {"nolock", "local_lock=flock", "local_lock=all"},
@@ -128,6 +131,8 @@ class Lease:
         newest = _newest(self.path)
         if newest is not None and newest != instead_of and _is_held(newest):
             raise BlockingIOError
+        if _number(newest) >= _MOST:
+            raise OncoduetError(newest, "a file not written by oncoduet; move it away")
         mine = _numbered(self.path, _number(newest) + 1)
         try:
             descriptor = os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
@@ -141,7 +146,7 @@ class Lease:
             mine.unlink(missing_ok=True)
             raise BlockingIOError
         for number, file in _files(self.path).items():
-            if number < _number(mine):
+            if number < _number(mine) and _said(file) is not None:
                 file.unlink(missing_ok=True)
         return mine
 
@@ -149,7 +154,7 @@ class Lease:
 def lease_holder(path: Path) -> str | None:
     """What the holder of a lease says of itself; None if nobody holds it."""
     newest = _newest(path)
-    return str(_said(newest).get("holder", "")) if newest is not None and _is_held(newest) else None
+    return str((_said(newest) or {}).get("holder", "")) if newest is not None and _is_held(newest) else None
 
 
 def require_leases(path: Path) -> None:
@@ -173,9 +178,14 @@ def _is_held(file: Path) -> bool:
     if renewed_s == 0:
         return False
     said, ours = _said(file), _ourselves()
+    is_recent = abs(_now_s(file.parent) - renewed_s) < LIFETIME_S  # no holder renews it for the future
+    if said is None:
+        if not os.path.lexists(file) or (is_recent and file.is_file() and not file.is_symlink()):
+            return True  # its holder is writing it, or it was taken meanwhile
+        raise OncoduetError(file, "a file not written by oncoduet; move it away")
     if all(said.get(each) == ours[each] for each in ("boot", "pid_space")) and not _is_process(said.get("pid")):
         return False
-    return _now_s(file.parent) - renewed_s < LIFETIME_S
+    return is_recent
 
 
 def _is_process(pid: Any) -> bool:
@@ -207,16 +217,21 @@ def _ourselves() -> dict[str, str | int]:
     return {"boot": boot, "pid_space": str(Path("/proc/self/ns/pid").readlink()), "pid": os.getpid()}
 
 
-def _said(file: Path) -> dict[str, Any]:
+def _said(file: Path) -> dict[str, Any] | None:
+    """What the holder wrote; nothing where it has not come to writing; None where no holder wrote it."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8", errors="replace"))
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
-        return {}  # its holder has not come to writing it
+        if file.is_symlink():
+            return None
+        if not read_text(file):
+            return {}
+        found = read_json(file)
+    except (OSError, ValueError, OncoduetError):
+        return None if os.path.lexists(file) else {}  # taken by another process meanwhile
+    return found if isinstance(found, dict) and {*_ourselves(), "holder"} <= {*found} else None
 
 
 def _files(path: Path) -> dict[int, Path]:
-    pattern = re.compile(re.escape(path.name) + r"\.lease-(\d{1,15})")
+    pattern = re.compile(re.escape(path.name) + r"\.lease-([1-9]\d{0,14})")
     found = [(match, file) for file in path.parent.iterdir() if (match := pattern.fullmatch(file.name))]
     return {int(match[1]): file for match, file in found}
 

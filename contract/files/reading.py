@@ -16,6 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from contract.errors import OncoduetError, problem_of
 
 MOST_TEXT_BYTES = 2**24
@@ -68,6 +71,15 @@ def read_regular(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
 def read_text(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> str:
     """Read UTF-8 text. Raises as :func:`read_regular`, also ``ValueError`` where it is no UTF-8."""
     return read_regular(path, most_bytes=most_bytes).decode("utf-8")
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """Read a NumPy file of one array. Raises as :func:`open_regular`, also ``ValueError`` where it is no such file."""
+    with open_regular(path) as stream:
+        try:
+            return np.lib.format.read_array(stream, allow_pickle=False)
+        except (MemoryError, ArithmeticError) as error:  # a shape that no file of this size has
+            raise ValueError(f"{path}: {error}") from None
 
 
 def read_json(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> Any:

@@ -5,23 +5,15 @@ from pathlib import Path
 
 from contract.files.reading import read_regular
 
-_SEAL = "sha256 of all above: "
-_HTML = ("<!-- ", " -->")
+_SEAL = "<!-- sha256 of all above: "
 
 
-def sealed(text: str, *, comment: tuple[str, str] = _HTML) -> str:
-    """A text with a last line by which :func:`is_sealed` knows it, unless it is edited.
-
-    Parameters
-    ----------
-    comment
-        How a comment begins and ends.
-    """
-    begin, end = comment
-    return f"{text}{begin}{_SEAL}{hashlib.sha256(text.encode()).hexdigest()}{end}\n"
+def sealed(page: str) -> str:
+    """An HTML page with a last line by which :func:`is_sealed` knows it, unless it is edited."""
+    return f"{page}{_SEAL}{hashlib.sha256(page.encode()).hexdigest()} -->\n"
 
 
-def is_sealed(path: Path, *, comment: tuple[str, str] = _HTML) -> bool:
-    """Whether a file is a text as we wrote it."""
+def is_sealed(path: Path) -> bool:
+    """Whether a file is a page as we wrote it."""
     text = read_regular(path).decode(errors="replace")
-    return text == sealed(text.rpartition(comment[0] + _SEAL)[0], comment=comment)
+    return text == sealed(text.rpartition(_SEAL)[0])

@@ -7,7 +7,6 @@ leaves when the run is finished. Lock, checkpoints and weights stay the run's ow
 
 import json
 import math
-import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -16,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import OncoduetError
-from contract.files.atomic import write_text
+from contract.outputs import file_output, require_apart
 from network.machine.device import Device
 from training.campaign.estimate import Capacity, RunKind, epoch_times, estimate_costs, run_kind
 from training.campaign.planned_runs import Campaign, PlannedRun
 from training.campaign.probe import EpochTime
-from training.campaign.sealed_text import is_sealed, sealed
 from training.campaign.status import CampaignStatus, Progress
+from training.dataset.archive_stamps import read_sources
 
 TEMPLATE = Path(__file__).parent / "templates" / "Snakefile"
-COMMENT = ("# ", "")
+COMMAND = "training campaign"
 SAFETY = 2
 """Times the estimate is what a run may take, up to the time limit of a job."""
 START_MINUTES = 10
@@ -33,9 +32,10 @@ START_MINUTES = 10
 
 
 def write_snakefile(path: Path, status: CampaignStatus, *, device: Device, timed_on: Capacity | None) -> None:
-    """Write the Snakefile of a campaign.
+    """Write the Snakefile of a campaign, perhaps in place of an earlier one of the same.
 
-    Raises ``OncoduetError``: a file of another program, or an edited one, has the name; a path has braces.
+    Raises ``OncoduetError``: another file has the name, or the folder is an input or another command's; a path has
+    braces.
 
     Parameters
     ----------
@@ -44,13 +44,12 @@ def write_snakefile(path: Path, status: CampaignStatus, *, device: Device, timed
     timed_on
         Where steps are timed for the runs' time limits; None: only earlier runs of the campaign tell.
     """
-    if os.path.lexists(path) and (path.is_symlink() or not path.is_file() or not is_sealed(path, comment=COMMENT)):
-        raise OncoduetError(
-            path,
-            expected="nothing or a campaign's Snakefile",
-            found="a file of another program, or an edited one; move it away",
-        )
     campaign = status.campaign
+    archive = campaign.file.archive or Path(read_sources(campaign.prepared).archive)
+    require_apart(path, dataset=campaign.prepared.folder, archive=archive)
+    identity = {"campaign": campaign.path.resolve(), "output": campaign.output.resolve()}
+    place = file_output(path, COMMAND, **{name: str(value) for name, value in identity.items()})
+    place.check()
     output, prepared = campaign.output.absolute(), campaign.prepared.folder.absolute()
     for folder in (output, prepared):
         if set("{}") & set(str(folder)):
@@ -80,7 +79,8 @@ def write_snakefile(path: Path, status: CampaignStatus, *, device: Device, timed
         },
     }
     text = TEMPLATE.read_text(encoding="utf-8").replace("@CAMPAIGN@", json.dumps(content, indent=4, ensure_ascii=False))
-    write_text(path, sealed(text, comment=COMMENT))
+    with place.staged() as stage:
+        (stage / path.name).write_text(text, encoding="utf-8")
 
 
 def _asked(campaign: Campaign, planned: PlannedRun, device: Device) -> dict[str, Any]:

@@ -23,7 +23,8 @@ from contract.archive.studies import Study
 from contract.card import Card
 from contract.errors import OncoduetError
 from contract.file_stamps import FileStamp
-from contract.files.reading import sha256_file, sha256_json
+from contract.files.atomic import write_array
+from contract.files.reading import read_array, sha256_file, sha256_json
 from contract.images.volume import LabelArray, Volume
 from contract.process.workers import collected_log
 from contract.records import Stage
@@ -113,6 +114,7 @@ def read_study(study: Study, *, work: Path, archive: Path, card: Card, stages: S
         return faults[0]
     made_from = sha256_json([[stamp.path, stamp.sha256] for stamp in stamps] + [card.sha256, list(stages)])
     folder = study_folder(work, study.case_id)
+    files = [path for stage in stages for path in _stacked_files(folder, stage)]
 
     def intact(record: ReadRecord) -> bool:
         return all(
@@ -128,8 +130,8 @@ def read_study(study: Study, *, work: Path, archive: Path, card: Card, stages: S
         if faults:
             raise _FaultError(faults[0])
         for stage, (array, label, _) in made.items():
-            np.save(folder / f"{stage}.npy", array)
-            np.save(folder / f"{stage}_label.npy", label)
+            for path, each in zip(_stacked_files(folder, stage), (array, label), strict=True):
+                write_array(path, each)
         return ReadRecord(
             made_from=made_from,
             stamps=stamps,
@@ -143,7 +145,7 @@ def read_study(study: Study, *, work: Path, archive: Path, card: Card, stages: S
         )
 
     try:
-        return once(folder, "read", ReadRecord, made_from, intact=intact, make=make)
+        return once(folder, "read", ReadRecord, made_from, files=files, intact=intact, make=make)
     except _FaultError as error:
         return error.fault
 
@@ -169,7 +171,7 @@ def analyse(piece: tuple[str, Stacked], *, work: Path, stage: Stage, samples: in
 
     def make() -> AnalysisRecord:
         found = nnunet_planning.study_fingerprint(_load(folder, stage, stacked), samples=samples)
-        np.save(path, found.foreground)
+        write_array(path, found.foreground)
         return AnalysisRecord(
             made_from=made_from,
             shape=found.shape,
@@ -180,12 +182,12 @@ def analyse(piece: tuple[str, Stacked], *, work: Path, stage: Stage, samples: in
 
     made_from = sha256_json([stacked.sha256, samples])
     intact = lambda record: sha256_file(path) == record.foreground_sha256  # noqa: E731
-    return once(folder, f"{stage}_analysis", AnalysisRecord, made_from, intact=intact, make=make)
+    return once(folder, f"{stage}_analysis", AnalysisRecord, made_from, files=[path], intact=intact, make=make)
 
 
 def load_analysis(work: Path, case_id: str, stage: Stage, record: AnalysisRecord) -> StudyFingerprint:
     """What :func:`analyse` found."""
-    foreground = np.load(work / "studies" / case_id / f"{stage}_foreground.npy")
+    foreground = read_array(work / "studies" / case_id / f"{stage}_foreground.npy")
     return StudyFingerprint(record.shape, record.spacing, record.relative_size, foreground)
 
 
@@ -206,8 +208,6 @@ def preprocess_study(
     files = case_files(folder / stage, case_id)
 
     def make() -> PreprocessedRecord:
-        for path in files:
-            path.unlink(missing_ok=True)  # a killed process's
         with contextlib.redirect_stdout(io.StringIO()):
             case = nnunet_planning.preprocess_case(
                 *(case_id, _load(folder, stage, stacked)), plans=plans, dataset=dataset, output=files[0].parent
@@ -219,7 +219,7 @@ def preprocess_study(
 
     made_from = sha256_json([stacked.sha256, plans, dataset])
     intact = lambda record: _hashes(files) == record.files  # noqa: E731
-    return once(folder, f"{stage}_preprocessed", PreprocessedRecord, made_from, intact=intact, make=make)
+    return once(folder, f"{stage}_preprocessed", PreprocessedRecord, made_from, files=files, intact=intact, make=make)
 
 
 def preprocessed_files(work: Path, case_id: str, stage: Stage) -> tuple[Path, Path, Path]:
@@ -283,7 +283,13 @@ def _voxels_sha256(array: Any, label: LabelArray, spacing_mm_zyx: tuple[float, f
 
 
 def _load(folder: Path, stage: Stage, stacked: Stacked) -> StackedStudy:
-    return np.load(folder / f"{stage}.npy"), np.load(folder / f"{stage}_label.npy"), stacked.spacing_mm_zyx
+    array, label = map(read_array, _stacked_files(folder, stage))
+    return array, label, stacked.spacing_mm_zyx
+
+
+def _stacked_files(folder: Path, stage: Stage) -> tuple[Path, Path]:
+    """Voxels and label of a stacked study."""
+    return folder / f"{stage}.npy", folder / f"{stage}_label.npy"
 
 
 def _hashes(files: Sequence[Path]) -> dict[str, str]:

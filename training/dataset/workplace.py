@@ -1,15 +1,15 @@
 """``.work`` in the output of ``prepare``: what it has done of each study, from which a killed call continues.
 
 It is gone once the dataset is finished. Until then the same command continues there. A piece of work counts as done if
-its record names just what it would be made from now and its files hold what the record says: nothing half-written is
-believed, and a changed image is read again. What another card began is refused; what another version of the programs
-began is started over, since its last bits may differ.
+its record names just what it would be made from now and its files hold what the record says: nothing half-written and
+no edited record is believed, and a changed image is read again. What another card began is refused; what another
+version of the programs began is started over, since its last bits may differ. A link in there is refused.
 """
 
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +17,8 @@ from typing import TypeVar
 from contract.errors import OncoduetError
 from contract.files.atomic import sweep, writable
 from contract.files.locks import lock_if_possible
-from contract.outputs import MANIFEST, claim_scratch, require_scratch
+from contract.files.reading import sha256_json
+from contract.outputs import MANIFEST, claim_scratch, require_scratch, subfolder
 from contract.records import Record, read_record, write_record
 
 FOLDER = ".work"
@@ -40,14 +41,23 @@ class StepRecord(Record):
 
     made_from: str
     """Hash of all that decides the result."""
+    seal: str = ""
+    """Hash of the other fields, so that an edited record is not believed."""
+
+    @property
+    def others(self) -> str:
+        """What the seal has to be."""
+        return sha256_json(self.model_dump(mode="json", exclude={"seal"}))
 
 
 Step = TypeVar("Step", bound=StepRecord)
 
 
 def require_continuable(output: Path, wanted: WorkRecord, *, replace: bool) -> None:
-    """Raise ``OncoduetError`` where the user's files have the workplace's name, or another card's work is there."""
+    """Raise ``OncoduetError`` where the user's files have the workplace's name, it has links, or is another card's."""
     require_scratch(output / FOLDER, COMMAND)
+    for path in sorted((output / FOLDER).rglob("*")):
+        subfolder(path.parent, path.name)
     found = _begun(output / FOLDER)
     if found is not None and found.card_sha256 != wanted.card_sha256 and not replace:
         raise OncoduetError(
@@ -109,8 +119,8 @@ def remove_workplace(output: Path) -> None:
         sweep(output)
 
 
-def once(folder: Path, name: str, model: type[Step], made_from: str, *, intact: Callable[[Step], bool],
-         make: Callable[[], Step]) -> Step:  # fmt: skip
+def once(folder: Path, name: str, model: type[Step], made_from: str, *, files: Sequence[Path],
+         intact: Callable[[Step], bool], make: Callable[[], Step]) -> Step:  # fmt: skip
     """The record of a piece of work that is done already, or else is done now.
 
     Parameters
@@ -119,20 +129,24 @@ def once(folder: Path, name: str, model: type[Step], made_from: str, *, intact: 
         Where the record is, and its name without ``.json``.
     made_from
         Hash of all that decides the result.
+    files
+        What is written into the folder, beside the record.
     intact
         Whether the files are those of a record.
     make
-        Does it, and writes its files into the folder.
+        Does it, and writes the files.
     """
     path = folder / f"{name}.json"
     try:
         known = read_record(path, model) if path.is_file() else None
-        if known is not None and known.made_from == made_from and intact(known):
+        if known is not None and (known.made_from, known.seal) == (made_from, known.others) and intact(known):
             return known
     except (OncoduetError, OSError, ValueError):  # damaged in any way
         pass
-    path.unlink(missing_ok=True)
+    for each in (path, *files):
+        _remove(each)
     made = make()
+    made = made.model_copy(update={"seal": made.others})
     if not folder.is_dir():
         raise OncoduetError(folder, "removed by another program during the work")
     write_record(path, made)
@@ -144,7 +158,10 @@ def study_folder(work: Path, case_id: str) -> Path:
     if not work.is_dir():
         raise OncoduetError(work, "removed by another program during the work")
     folder = work / "studies" / case_id
-    folder.mkdir(parents=True, exist_ok=True)
+    for each in (folder.parent, folder):
+        if not each.is_dir():
+            _remove(each)
+            each.mkdir(exist_ok=True)
     return folder
 
 
@@ -168,4 +185,9 @@ def _other(found: WorkRecord, wanted: WorkRecord) -> str:
 def _empty(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name != MANIFEST:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove what there is under a name, whatever it is."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)

@@ -68,13 +68,19 @@ def test_what_predicts_logs_it_or_says_that_it_is_not_known(measured, model, mak
     assert "bf16: its error against fp32 is not known for this bundle" in logged(*single, "--precision", "bf16")
 
 
-def test_the_same_command_measures_again_and_nothing_of_others_is_replaced(measured, model, capfd):
+def test_only_the_same_command_measures_again(measured, model, monkeypatch, capfd):
     _, archive = measured
-    words = ["precision", "--archive", str(archive), "--model", str(model), "--studies", "1", "--no-mirroring"]
-    assert main([*words, "--threads", "1"]) == 0
-    assert read_record(default_record(model), PrecisionRecord).studies == 1
+    words = ["precision", "--archive", str(archive), "--no-mirroring", "--threads", "1"]
+    before = default_record(model).read_bytes()
+    assert main([*words, "--model", str(model), "--studies", "1"]) == 3
+    assert default_record(model).read_bytes() == before
+    default_record(model).unlink()
+    monkeypatch.chdir(model)
+    for _ in range(2):
+        assert main([*words, "--model", ".", "--studies", "1"]) == 0
+        assert read_record(default_record(model), PrecisionRecord).studies == 1
     default_record(model).write_text("mine")
     capfd.readouterr()
-    assert main([*words, "--threads", "1"]) == 3
+    assert main([*words, "--model", str(model), "--studies", "1"]) == 3
     assert default_record(model).read_text() == "mine"
     assert len(capfd.readouterr().err.splitlines()) == 1

@@ -6,14 +6,17 @@
 import errno
 import json
 import multiprocessing
+import os
 import random
 import re
 import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,6 +190,18 @@ def change_a_voxel(path: Path) -> None:
     np.save(path, array)
 
 
+def replace(path: Path, make: Callable[[Path], object]) -> None:
+    path.unlink()
+    make(path)
+
+
+def edited(path: Path) -> dict[str, Any]:
+    """The record, with another number of lesions."""
+    record = read_json(path)
+    record["stages"]["detection"]["components"] += 1
+    return record
+
+
 SPOILT = {
     "100_1": lambda study: cut(study / "detection.npy"),
     "100_2": lambda study: change_a_voxel(study / "detection.npy"),
@@ -197,6 +212,15 @@ SPOILT = {
         study / "read.json", read_json(study / "read.json") | {"made_from": "0" * 64}
     ),
 }  # fmt: skip
+ODD = {
+    "100_1": lambda study: (study / "detection.npy").write_bytes(b""),
+    "100_2": lambda study: np.savez((study / "detection.npy").open("wb"), a=np.zeros(3)),
+    "101_1": lambda study: replace(study / "detection.npy", os.mkfifo),
+    "102_1": lambda study: replace(study / "read.json", os.mkdir),
+    "103_1": lambda study: replace(study / "detection_label.npy", os.mkdir),
+    "104_1": lambda study: write_json(study / "read.json", edited(study / "read.json")),
+    "105_1": lambda study: (shutil.rmtree(study), study.touch()),
+}
 SPOILT_LATER = {
     "100_1": lambda study: cut(study / "detection_foreground.npy"),
     "100_2": lambda study: cut(study / "detection" / "cases" / f"{study.name}.b2nd"),
@@ -205,7 +229,7 @@ SPOILT_LATER = {
 }
 
 
-@pytest.mark.parametrize("spoilt", [SPOILT, SPOILT_LATER], ids=["read", "later"])
+@pytest.mark.parametrize("spoilt", [SPOILT, ODD, SPOILT_LATER], ids=["read", "odd", "later"])
 def test_what_is_half_written_or_changed_is_not_believed(source, expected, tmp_path, reads, stopped_after, spoilt):
     arguments = words(source, tmp_path / "out")
     assert stopped_after(6, "preprocess_study", arguments) == 130
@@ -213,8 +237,21 @@ def test_what_is_half_written_or_changed_is_not_believed(source, expected, tmp_p
         spoil(tmp_path / "out" / ".work" / "studies" / case_id)
     reads.clear()
     assert main(arguments) == 0
-    assert sorted(reads) == (sorted(SPOILT) if spoilt is SPOILT else [])
+    assert sorted(reads) == ([] if spoilt is SPOILT_LATER else sorted(spoilt))
     assert content(tmp_path / "out") == expected
+
+
+@pytest.mark.parametrize("name", [".", "detection.npy"])
+def test_a_link_in_the_workplace_is_refused_and_not_followed(source, tmp_path, refusal, stopped_after, name):
+    arguments = words(source, tmp_path / "out")
+    assert stopped_after(3, "preprocess_study", arguments) == 130
+    place, mine = tmp_path / "out" / ".work" / "studies" / "100_1" / name, tmp_path / "mine"
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    mine.mkdir()
+    (mine / "detection.npy").write_text("mine")
+    place.symlink_to(mine if name == "." else mine / "detection.npy")
+    assert refusal(*arguments).startswith(f"error: {place}: is a link")
+    assert (mine / "detection.npy").read_text() == "mine"
 
 
 def test_a_changed_image_is_read_again(archive, tmp_path, reads, stopped_after):

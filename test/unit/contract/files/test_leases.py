@@ -240,3 +240,33 @@ def test_a_fork_neither_releases_nor_requires_what_its_parent_holds(path, foreig
             os._exit(0 if leases._held == {} else 1)
         assert os.waitpid(child, 0)[1] == 0
         assert lease_holder(path) == "the first"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.write_text("my notes"),
+        lambda path: path.write_text("{}"),
+        lambda path: path.write_text("[" * 100_000),
+        lambda path: path.mkdir(),
+        lambda path: path.symlink_to(path.parent / "notes"),
+    ],
+    ids=["text", "JSON", "deep", "folder", "link"],
+)
+@pytest.mark.parametrize("number", [1, 10**15 - 1])
+def test_a_file_that_no_holder_wrote_is_named_and_stays(path, no_flock, make, number):
+    (path.parent / "notes").write_text("mine")
+    file = path.with_name(f".lock.lease-{number}")
+    make(file)
+    os.utime(file, (1, 1))
+    with refused_with(str(file), "a file not written by oncoduet; move it away"), exclusive_lock(path, path, "other"):
+        pass
+    assert sorted(each.name for each in path.parent.glob(".lock.*")) == [file.name]
+    assert (path.parent / "notes").read_text() == "mine"
+
+
+def test_a_lease_of_the_future_has_ended(path, no_flock, foreign):
+    lease = Lease(path)
+    lease._ended.set()
+    os.utime(lease.file, (time.time() + 1e6, time.time() + 1e6))
+    assert lease_holder(path) is None

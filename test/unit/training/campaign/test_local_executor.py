@@ -203,9 +203,8 @@ def test_ctrl_c_ends_quietly_and_the_campaign_can_resume(campaign_file, tmp_path
     while not any(len(record.epochs) > 1 for record in records(tmp_path / "runs").values()):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    said, complained = process.communicate(timeout=60)
-    assert (process.returncode, complained) == (130, "")
-    assert said.splitlines()[-1] == "interrupted; the same command resumes from the last checkpoints"
+    _, complained = process.communicate(timeout=60)
+    assert (process.returncode, complained) == (130, "error: stopped by Ctrl-C; the same command resumes\n")
     assert outcome("campaign", path, "--device", "cpu") == (0, "")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -118,11 +119,22 @@ def test_a_snakefile_is_replaced_unless_it_is_the_users(campaign_file, emitted, 
     mine = edit(snakefile.read_text())
     snakefile.write_text(mine)
     message = refusal("campaign", path, "--emit", "snakemake", snakefile)
-    assert (
-        "expected nothing or a campaign's Snakefile, found a file of another program, or an edited one; move it away"
-        in message
-    )
+    assert "Snakefile: file was edited since training campaign wrote it; give another output" in message
     assert snakefile.read_text() == mine
+
+
+def test_a_snakefile_goes_into_no_input_and_replaces_no_other_campaigns(
+    campaign_file, emitted, prepared_folder, tmp_path, refusal
+):
+    path = campaign_file()
+    emitted(path)
+    for where, found in [
+        (prepared_folder / "cases" / "Snakefile", "found inside the dataset"),
+        (prepared_folder.parent / "archive" / "labels" / "1.nii.gz", "found inside the archive"),
+        (tmp_path / "Snakefile", "found some of campaign"),
+    ]:
+        other = shutil.copy(path, path.with_name("other.toml"))
+        assert found in refusal("campaign", other, "--emit", "snakemake", where)
 
 
 def test_braces_in_a_path_are_refused(campaign_file, tmp_path, refusal):
