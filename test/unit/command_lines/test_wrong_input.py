@@ -148,7 +148,7 @@ def test_every_command_has_a_row_that_names_every_path_it_takes() -> None:
 MAINS: dict[str, Main] = {**demo_files.MAINS, "conformance": conformance.__main__.main}
 
 
-def _call(name: str, words: list[str], folder: Path) -> tuple[int, str, str]:
+def _call(name: str, words: list[str], folder: Path, *, at: Path | None = None) -> tuple[int, str, str]:
     """A call in a fork of this process, which has imported everything: exit code or minus signal, stdout, stderr."""
     package, _, command = _command(name).partition(" ")
     out, err = folder / "stdout", folder / "stderr"
@@ -156,7 +156,7 @@ def _call(name: str, words: list[str], folder: Path) -> tuple[int, str, str]:
     if child == 0:
         code = 99
         try:
-            os.chdir(folder)
+            os.chdir(at or folder)
             faulthandler.disable()  # of pytest, which has another stderr
             signal.alarm(LIMIT_S)
             resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
@@ -261,6 +261,26 @@ def test_a_path_that_is_no_use_is_named_in_one_line(name, demo, tmp_path) -> Non
         words = _words(name, _copy_if_written(name, demo, tmp_path), tmp_path / f"new-{count}", {number: path})
         found += [f"{told}: {fault}" for fault in _faults(name, words, tmp_path)]
     assert not found, "\n".join([f"{len(found)} faults", *found])
+
+
+@pytest.mark.parametrize("name", [each for each in COMMANDS if each != "conformance"])  # which waits for an engine
+def test_a_folder_may_be_given_as_the_current_one(name, demo, tmp_path) -> None:
+    places = [(number, place) for number, place in enumerate(_places(name)) if (demo / place).is_dir()]
+    found = []
+    for number, place in _some(places, name)[:3]:
+        root = _copy_if_written(name, demo, tmp_path)
+        codes = [
+            _call(
+                name,
+                _words(name, root, tmp_path / f"new-{number}-{len(replace or ())}", replace),
+                tmp_path,
+                at=at and root / place,
+            )[::2]
+            for at, replace in ((None, None), (root / place, {number: "."}))
+        ]
+        if codes[0][0] != codes[1][0]:
+            found.append((place, codes))
+    assert not found
 
 
 @pytest.mark.parametrize("name", COMMANDS)
