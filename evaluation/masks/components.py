@@ -69,7 +69,8 @@ def connect(voxels: Int64Array, shape_zyx: tuple[int, int, int]) -> Components:
         nothing = np.zeros(0, dtype=np.int64)
         return Components(shape_zyx, nothing, nothing, nothing)
     _, height, width = shape_zyx
-    row, column = np.divmod(voxels, width)
+    row = voxels // width
+    column = voxels - row * width  # much faster than the remainder
     place = (row + row // height) * (width + 2) + column
     begins = np.flatnonzero(np.diff(place, prepend=-2) != 1)
     if begins.size > MOST_VOXEL_RUNS:

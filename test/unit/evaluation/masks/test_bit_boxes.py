@@ -10,9 +10,9 @@ def shapes(seed):
     """Rough blobs, dense noise, and components whose boxes are larger than the image."""
     random = np.random.default_rng(seed)
     rough = ndimage.uniform_filter(random.random((5, 17, 23)), (1, 3, 3))
-    diagonals = np.zeros((5, 17, 23), dtype=bool)
+    diagonals = np.zeros((5, 5, 23), dtype=bool)
     for column in range(0, 18, 3):
-        diagonals[np.arange(5), np.arange(5) + seed % 9, np.arange(5) + column] = True
+        diagonals[np.arange(5), np.arange(5), np.arange(5) + column] = True
     return [rough > np.quantile(rough, 0.6), random.random((4, 9, 11)) < 0.7, diagonals]
 
 
