@@ -7,6 +7,10 @@ beside them lie ellipsoids of 4 to 8 mm, 0.7 per case. They are ``.mha``, float3
 algorithm`` writes them.
 
     python test/benchmark/evaluation.py --cases 150 500 1500
+    python test/benchmark/evaluation.py --cases 240 --workers 2 --pairs 5
+
+With ``--workers`` our command with so many processes is measured against itself with one, in turns, both with the index
+of the truth; ``ratio_wall`` is the figure then, and ``identical`` says that all files are the same.
 
 Both commands run as they come: ours computes both answers (strict and picai) and all hashes, and makes its index of the
 truth in the first run and finds it in the second; a third run makes an index of predictions (``--index``), with which a
@@ -44,6 +48,9 @@ def main(options: argparse.Namespace) -> None:
     """Make the cases, measure both, and report."""
     sizes = [12] if options.quick else sorted(set(options.cases))
     most = sizes[-1]
+    if options.workers is not None:
+        measure_workers(most, options.workers, options.pairs)
+        return
     peer_cases = min(options.extrapolate or most, most)
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name))
@@ -95,6 +102,28 @@ def main(options: argparse.Namespace) -> None:
     )
 
 
+def measure_workers(cases: int, workers: int, pairs: int) -> None:
+    """Measure several processes of ours against one, and report."""
+    with tempfile.TemporaryDirectory() as name:
+        bench = Bench(Path(name))
+        bench.write(cases)
+        part = bench.part(cases)
+        costs: dict[int, list[measure.Measured]] = {1: [], workers: []}
+        bench.score(part, "first")  # makes the index
+        for pair in range(pairs):
+            for count, measured in costs.items():
+                measured.append(bench.score(part, f"{count}-{pair}", "--workers", str(count)))
+        written = [_files(folder) for folder in part.output.iterdir()]
+    measure.report(
+        "evaluation",
+        ours=measure.total(costs[workers]),
+        peer=measure.total(costs[1]),
+        peer_name="one process",
+        identical=all(each == written[0] for each in written),
+        conditions={**measure.machine("simpleitk", "numpy"), "cases": cases, "workers": workers, "pairs": pairs},
+    )
+
+
 @dataclass(frozen=True)
 class Part:
     """The first cases of the test set, in folders of their own."""
@@ -137,12 +166,15 @@ class Bench:
 
     def measure_ours(self, part: Part) -> tuple[measure.Measured, measure.Measured, measure.Measured]:
         """Without and with an index of the truth, and with one of the predictions too."""
+        first, again = self.score(part, "ours"), self.score(part, "again")
+        index = ("--index", part.output / "predictions.sqlite")
+        self.score(part, "kept", *index)
+        return first, again, self.score(part, "known", *index)
+
+    def score(self, part: Part, name: str, *options: str | Path) -> measure.Measured:
+        """Our command, into an output folder of that name."""
         command = [sys.executable, "-m", "evaluation", "score", "--predictions", part.predictions]
-        command += ["--truth", part.truth, "--output"]
-        first, again = (measure.run([*command, part.output / name]) for name in ("ours", "again"))
-        index = ["--index", part.output / "predictions.sqlite"]
-        measure.run([*command, part.output / "kept", *index])
-        return first, again, measure.run([*command, part.output / "known", *index])
+        return measure.run([*command, "--truth", part.truth, "--output", part.output / name, *options])
 
     def measure_peer(self, part: Part) -> measure.Measured:
         """picai-eval's command with its own settings, which are three threads for cases."""
@@ -151,8 +183,7 @@ class Bench:
 
     def same(self, part: Part) -> bool:
         """Whether our picai answer is picai-eval's: metrics of both of our runs, and all rows."""
-        command = [sys.executable, "-m", "evaluation", "score", "--predictions", part.predictions]
-        measure.run([*command, "--truth", part.truth, "--output", part.output / "rows", "--picai-only"])
+        self.score(part, "rows", "--picai-only")
         theirs = json.loads((part.output / "picai_eval.json").read_text(encoding="utf-8"))
         counts = OracleMetrics(lesion_results=theirs["lesion_results"]).calculate_counts()
         curve = Froc(counts["FP"] / theirs["num_cases"], counts["TP"] / theirs["num_lesions"])
@@ -267,6 +298,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--extrapolate", type=int, metavar="N", help="measure picai-eval on N cases, and reckon the rest"
     )
+    parser.add_argument("--workers", type=int, metavar="N", help="measure N processes of ours against one")
+    parser.add_argument("--pairs", type=int, default=1, help="how often, with --workers (default: 1)")
     return parser
 
 
