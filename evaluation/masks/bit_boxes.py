@@ -70,6 +70,8 @@ def bit_boxes(voxels: Int64Array, owners: Int64Array, shape_zyx: tuple[int, int,
     row = voxels // width
     z = row // height
     position = np.stack([z, row - z * height, voxels - row * width])  # much faster than remainders
+    if not owners.any():
+        return [_box(np.arange(voxels.size), position)]
     order = np.argsort(owners, kind="stable")
     begins = np.flatnonzero(np.diff(owners[order], prepend=-1))
     low, high = (reduce.reduceat(position[:, order], begins, axis=1) for reduce in (np.minimum, np.maximum))
