@@ -6,9 +6,9 @@ computed before anything is written.
 
 import csv
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from contract.errors import OncoduetError
 from contract.files.atomic import atomic_file
 from contract.files.case_folders import case_name
 from contract.files.reading import sha256_json
+from contract.images.volume import image_stem
 from contract.names import require_name
 from contract.outputs import Output, require_apart, require_folder, require_unowned, subfolder
 from contract.process.workers import Workers
@@ -27,6 +28,7 @@ from contract.provenance import writer
 from contract.records import Metrics, MetricsRecord, Source, write_record
 from contract.text import first_few, short_hash
 from evaluation.inputs.one_case import read_one, read_with
+from evaluation.inputs.prediction_index import FORMAT, CaseScores, PredictionIndex, encoded, open_prediction_index
 from evaluation.inputs.predictions import SOURCE, PredictionSet, find_prediction_sets
 from evaluation.inputs.truth import CaseOfTruth, OnMissing, TruthFolder, find_truth
 from evaluation.inputs.truth_index import encode_file
@@ -69,6 +71,8 @@ class Score:
     """Patients by case id; None where they follow from the ids, or are unknown."""
     by_criterion: Mapping[HitCriterion, Metrics] = field(default_factory=dict)
     """Metrics by other hit criteria; empty unless asked for."""
+    from_index: int = 0
+    """Cases that were scored before."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ def score(
     sweep_hits: bool = False,
     track: Tracker = untracked,
     workers: int = 1,
+    index: Path | None = None,
 ) -> list[Score]:
     """Score the run in ``predictions``, or each of the runs in its sub-folders, into ``output``.
 
@@ -130,6 +135,8 @@ def score(
         Shows progress.
     workers
         Processes; the scores do not depend on them.
+    index
+        Index of predictions, from which cases that were scored before are taken.
 
     Raises
     ------
@@ -138,6 +145,8 @@ def score(
         nothing is written then.
     """
     require_apart(output, predictions=predictions, truth=truth)
+    if index is not None:
+        require_apart(index, predictions=predictions, truth=truth)
     require_folder(output)
     require_unowned(output, COMMAND)
     truth_folder = find_truth(truth)
@@ -167,10 +176,12 @@ def score(
         sweep_hits=sweep_hits,
         track=track,
     )
-    with Workers(min(workers, len(truth_folder.label_maps))) as crew:
+    with ExitStack() as open_ones:
+        known = None if index is None else open_ones.enter_context(open_prediction_index(index))
+        crew = open_ones.enter_context(Workers(min(workers, len(truth_folder.label_maps))))
         if crew.count > 1:
             truth_folder.open_index(partial(crew.each, encode_file))
-        scores = [replace(how(run, crew=crew), patients=decided) for run in runs]
+        scores = [replace(how(run, crew=crew, index=known), patients=decided) for run in runs]
     if truth_folder.marksheet is not None:
         for line in contradictions(truth_folder.marksheet, {case.case_id: case.positive for case in scores[0].cases}):
             _log.warning("%s", line)
@@ -229,15 +240,6 @@ def _key(source: Source) -> str:
     return f"{source.configuration} {place} ({short_hash(sha256_json(sorted(source.runs)))})"
 
 
-@dataclass(frozen=True)
-class _CaseScores:
-    """One case, scored by every answer that was asked for."""
-
-    strict: ScoredCase | None
-    picai: ScoredCase
-    by_criterion: Mapping[HitCriterion, ScoredCase]
-
-
 def score_run(
     run: PredictionSet,
     truth: TruthFolder,
@@ -247,6 +249,7 @@ def score_run(
     sweep_hits: bool = False,
     track: Tracker = untracked,
     crew: Workers | None = None,
+    index: PredictionIndex | None = None,
 ) -> Score:
     """Read, match and score every case of a run, by case id.
 
@@ -254,18 +257,26 @@ def score_run(
     ----------
     crew
         Processes to do it; None: this one does.
+    index
+        Has cases that were scored before, and gets the others; None on the platform.
     """
     rule = MatchingRule.of(run.card)
     case_ids = list(truth.label_maps)
     criteria = tuple(HIT_CRITERIA) if sweep_hits else ()
+    here = partial(_score_here, run=run, truth=truth, picai_only=picai_only, criteria=criteria)
+    names = {} if index is None else _names(run, truth, picai_only=picai_only, criteria=criteria)
+    known = {} if index is None else _known(index, names, here)
+    unknown = [case_id for case_id in case_ids if case_id not in known]
     if crew is None or crew.count == 1:
-        each = partial(_score_here, run=run, truth=truth, picai_only=picai_only, criteria=criteria)
-        scored = list(map(each, track(case_ids, run.name)))
+        results: Iterator[CaseScores] = map(here, unknown)
     else:
         work = partial(_score_elsewhere, picai_only=picai_only, criteria=criteria)
-        pieces = [(case_id, _only(run, case_id), truth.elsewhere(case_id)) for case_id in case_ids]
+        pieces = [(case_id, _only(run, case_id), truth.elsewhere(case_id)) for case_id in unknown]
         results = crew.each(work, pieces, at_once=max(1, min(_AT_ONCE, len(pieces) // (4 * crew.count))))
-        scored = [next(results) for _ in track(case_ids, run.name)]
+    by_case = {case_id: known[case_id] if case_id in known else next(results) for case_id in track(case_ids, run.name)}
+    scored = list(by_case.values())
+    if index is not None:
+        index.add({names[each]: by_case[each] for each in unknown if each in names and not by_case[each].told})
     by_strict = [each.strict for each in scored if each.strict is not None]
     by_picai = [each.picai for each in scored]
     every = [finding for case in by_strict for finding in case.findings]
@@ -287,24 +298,84 @@ def score_run(
             "parents": {name: of for name, of in run.source.parents.items() if name != "scoring_card"} | parents,
         }
     )
-    swept = {criterion: strict_metrics([each.by_criterion[criterion] for each in scored]) for criterion in criteria}
-    return Score(run, metrics, tuple(by_picai if picai_only else by_strict), source, by_criterion=swept)
+    swept = {
+        criterion: strict_metrics([each.by_criterion[number] for each in scored])
+        for number, criterion in enumerate(criteria)
+    }
+    cases = tuple(by_picai if picai_only else by_strict)
+    return Score(run, metrics, cases, source, by_criterion=swept, from_index=len(known))
+
+
+def _names(
+    run: PredictionSet, truth: TruthFolder, *, picai_only: bool, criteria: Sequence[HitCriterion]
+) -> dict[str, str]:
+    """Names of entries in the index, by case id, of cases with a detection map."""
+    rule = MatchingRule.of(run.card)
+    common = [FORMAT, writer().model_dump(), asdict(rule), picai_only, [asdict(criterion) for criterion in criteria]]
+    common_sha256 = sha256_json(common)
+    return {
+        case_id: sha256_json([common_sha256, case_id, *map(_ending, (each.detection_map, truth.label_maps[case_id])),
+            truth.sha256_of[case_id], *run.sha256_of[case_id]])
+        for case_id, each in run.predictions.items()
+    }  # fmt: skip
+
+
+def _ending(image: Path) -> str:
+    return image.name.removeprefix(image_stem(image))
+
+
+def _known(
+    index: PredictionIndex, names: Mapping[str, str], again: Callable[[str], CaseScores]
+) -> dict[str, CaseScores]:
+    """Cases from the index, by case id; none where the first of them, scored again, differs."""
+    entries = index.read(list(names.values()))
+    known = {case_id: entries[name] for case_id, name in names.items() if name in entries}
+    first = next(iter(known), None)
+    if first is not None and encoded(again(first)) != encoded(known[first]):
+        _log.warning("%s: differs from %s, scored again: not used", index.path, first)
+        return {}
+    return known
 
 
 def _score_here(
     case_id: str, *, run: PredictionSet, truth: TruthFolder, picai_only: bool, criteria: Sequence[HitCriterion]
-) -> _CaseScores:
-    case, known = read_one(run, truth, case_id, picai_only=picai_only)
-    return _scored(case_id, run, case, known, picai_only=picai_only, criteria=criteria)
+) -> CaseScores:
+    with _listening() as heard:
+        case, known = read_one(run, truth, case_id, picai_only=picai_only)
+        scores = _scored(case_id, run, case, known, picai_only=picai_only, criteria=criteria)
+    return replace(scores, told=bool(heard))
 
 
 def _score_elsewhere(
     piece: tuple[str, PredictionSet, CaseOfTruth], *, picai_only: bool, criteria: Sequence[HitCriterion]
-) -> _CaseScores:
+) -> CaseScores:
     case_id, run, truth = piece
-    known = truth.read(MatchingRule.of(run.card))
-    case = read_with(run, known, case_id, picai_only=picai_only)
-    return _scored(case_id, run, case, known, picai_only=picai_only, criteria=criteria)
+    with _listening() as heard:
+        known = truth.read(MatchingRule.of(run.card))
+        case = read_with(run, known, case_id, picai_only=picai_only)
+        scores = _scored(case_id, run, case, known, picai_only=picai_only, criteria=criteria)
+    return replace(scores, told=bool(heard))
+
+
+class _Listener(logging.Handler):
+    def __init__(self, heard: list[logging.LogRecord]) -> None:
+        super().__init__()
+        self._heard = heard
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._heard.append(record)
+
+
+@contextmanager
+def _listening() -> Iterator[list[logging.LogRecord]]:
+    """What is logged in here, which is logged all the same."""
+    heard: list[logging.LogRecord] = []
+    handler = _Listener(heard)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield heard
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def _scored(
@@ -315,7 +386,7 @@ def _scored(
     *,
     picai_only: bool,
     criteria: Sequence[HitCriterion],
-) -> _CaseScores:
+) -> CaseScores:
     rule = MatchingRule.of(run.card)
     positive = len(known.lesions) > 0
     missing = case_id not in (run.predictions if run.likelihoods is None else run.likelihoods)
@@ -324,11 +395,11 @@ def _scored(
     if not picai_only:
         sizes = sizes_of(known.lesions, known.grid)
         by_strict = ScoredCase(case_id, positive, case.likelihood, strict.match(case, rule), missing, sizes)
-    swept = {
-        criterion: ScoredCase(case_id, positive, case.likelihood, match_with(case, rule, criterion), missing)
+    swept = tuple(
+        ScoredCase(case_id, positive, case.likelihood, match_with(case, rule, criterion), missing)
         for criterion in criteria
-    }
-    return _CaseScores(by_strict, by_picai, swept)
+    )
+    return CaseScores(by_strict, by_picai, swept)
 
 
 def _only(run: PredictionSet, case_id: str) -> PredictionSet:

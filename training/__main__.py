@@ -284,7 +284,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--runs", nargs="+", required=True, type=Path, help=_RUNS)
     add("--output", type=Path, required=True, help="MODEL.tar.gz")
 
-    add = command("predict", _predict, "predict an archive with a run of upstream nnDetection; for others: bundle")
+    add = command(
+        "predict",
+        _predict,
+        "predict with a run of upstream nnDetection, whose own torch chooses the device; others: bundle",
+    )
     add("--run", type=Path, required=True, help="finished run of the configuration nndet")
     add("--archive", type=Path, required=True, help="folder of studies")
     add("--output", type=Path, required=True, help="folder for the predictions, as algorithm batch")

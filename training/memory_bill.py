@@ -9,8 +9,10 @@ seven plans of 4 to 32 features, patches of 8 × 16 × 16 to 24 × 128 × 128, b
 estimated here; where the estimate is above 500 MB it is at most 1.6 times what was needed.
 The largest of them was measured with nnU-Net's loader only. For networks that find boxes the estimate was 0.98 to
 1.43 times what four of these plans needed.
+So a run on the CPU is refused only where that share of the estimate does not fit either, and warned of before.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +36,8 @@ PROCESS = 75 * 10**6
 AUTO = 'loader = "auto" in the profile takes what fits'
 SMALLER = "a smaller batch or patch in the profile's plan, or fewer parallel runs (resources.packed), need less"
 
+_AT_MOST_TOO_HIGH = 1.6
+"""How many times what is needed the estimate on the CPU may be."""
 _FLOAT = 4
 _BYTES_PER_EPOCH = 1000
 """Bytes of ``run.json`` and log per epoch."""
@@ -46,6 +50,9 @@ _CPU_FEATURES = 4.5
 _CUDA_BYTES = 8e9 / (2 * 560e6)
 """Bytes per element of the feature maps in half precision: nnU-Net's planner assumes 8 GB for 560 million elements in
 each of two patches."""
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,11 @@ class MemoryBill:
         """All that the main memory has to have."""
         return _together(0 if self.is_on_gpu else self.images, self.step_host)
 
+    @property
+    def least(self) -> int:
+        """What the main memory has to have on the CPU, however high the estimate is."""
+        return _together(self.images, math.ceil(self.step_host / _AT_MOST_TOO_HIGH))
+
     def fits(self, free: FreeMemory) -> bool:
         """Whether both memories hold it."""
         return self.device <= free.device and self.host <= free.host
@@ -170,7 +182,7 @@ def choose_training_set(
     """Decide where a run's training set is kept in this process.
 
     Raises ``OncoduetError``: what the profile names, or the interrupted run was begun with, does not fit; or nothing
-    fits; or the profile no longer allows what the run was begun with.
+    fits; or the profile no longer allows what the run was begun with. On the CPU, what may fit is only warned of.
 
     Parameters
     ----------
@@ -195,9 +207,16 @@ def choose_training_set(
         return loaded
     free = free_memory(kind)
     fitting = next((bill for bill in offered if bill.fits(free)), None)
-    if fitting is None:
-        raise too_little(str(run.prepared.folder), offered[-1], free, loader=run.profile.loader)
-    return fitting
+    if fitting is not None:
+        return fitting
+    leanest = offered[-1]
+    if kind == "cuda" or leanest.least > free.host:
+        raise too_little(str(run.prepared.folder), leanest, free, loader=run.profile.loader)
+    logger.warning(
+        "%s: the training takes %.3g to %.3g GB of memory, and there are %.3g GB (%s): it may not fit; %s",
+        *(what, leanest.least / GB, leanest.host / GB, free.host / GB, free.host_source, SMALLER),
+    )
+    return leanest
 
 
 def too_little(where: str, bill: MemoryBill, free: FreeMemory, *, loader: str) -> OncoduetError:

@@ -145,6 +145,8 @@ def part_of(grid: Grid, whole: Grid) -> Box | None:
 
 def same_grid(a: Grid, b: Grid, *, tolerance_mm: float = 1e-3) -> bool:
     """Whether two grids have the same size and no corner is further apart than the tolerance."""
+    if a == b:
+        return True
     if a.size_xyz != b.size_xyz:
         return False
     return bool(np.abs(a.corners_mm() - b.corners_mm()).max() <= tolerance_mm)

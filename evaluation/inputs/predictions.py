@@ -15,6 +15,7 @@ import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from contract.archive.duplicates import say_alike
@@ -65,12 +66,15 @@ class PredictionSet:
         """Hash of all predictions' bytes, or of the likelihoods of a table, by case id."""
         if self.likelihoods is not None:
             return sha256_json(dict(sorted(self.likelihoods.items())))
-        return sha256_json(
-            {
-                case_id: [sha256_file(path) for path in (each.detection_map, each.likelihood) if path is not None]
-                for case_id, each in sorted(self.predictions.items())
-            }
-        )
+        return sha256_json(dict(self.sha256_of))
+
+    @cached_property
+    def sha256_of(self) -> Mapping[str, list[str]]:
+        """Hashes of each case's detection map and likelihood, by case id."""
+        return {
+            case_id: [sha256_file(path) for path in (each.detection_map, each.likelihood) if path is not None]
+            for case_id, each in sorted(self.predictions.items())
+        }
 
 
 def find_prediction_sets(

@@ -77,7 +77,7 @@ class TruthFolder:
     def case(self, case_id: str, rule: MatchingRule) -> LesionTruth:
         """One case's truth, from the index; it is not kept in memory."""
         path = self.label_maps[case_id]
-        return truth_of(path, self._index.read(self._sha256[case_id]) or read_label_map(path), rule)
+        return truth_of(path, self._index.read(self.sha256_of[case_id]) or read_label_map(path), rule)
 
     def open_index(self, encode: Encode) -> None:
         """Open the index now, and read what it lacks as is told."""
@@ -85,7 +85,7 @@ class TruthFolder:
 
     def elsewhere(self, case_id: str) -> "CaseOfTruth":
         """One case's truth for another process to read."""
-        return CaseOfTruth(self.label_maps[case_id], self._sha256[case_id], self._index.path)
+        return CaseOfTruth(self.label_maps[case_id], self.sha256_of[case_id], self._index.path)
 
     def patients(self, said: tuple[Mapping[str, str], PatientRule | None] = ({}, None)) -> dict[str, str]:
         """The patient of every case.
@@ -112,18 +112,18 @@ class TruthFolder:
 
     def label_values(self) -> set[int]:
         """All values but 0 that the label maps hold."""
-        maps = ((path, self._index.read(self._sha256[case_id])) for case_id, path in self.label_maps.items())
+        maps = ((path, self._index.read(self.sha256_of[case_id])) for case_id, path in self.label_maps.items())
         return {int(value) for path, known in maps for value in set((known or read_label_map(path)).labels.values)}
 
     def say_alike(self) -> None:
         """Warn of cases with the same label map, unless empty."""
-        maps = {case_id: self._index.content(sha256) for case_id, sha256 in self._sha256.items()}
+        maps = {case_id: self._index.content(sha256) for case_id, sha256 in self.sha256_of.items()}
         contents = {case_id: content for case_id, content in maps.items() if content is not None}
         say_alike(self.folder, contents, "cases {} and {} have the same label map: one study, or two?")
 
     def sha256(self) -> str:
         """Hash of all label maps' bytes, by case id."""
-        return sha256_json(dict(self._sha256))
+        return sha256_json(dict(self.sha256_of))
 
     def write_index(self) -> Path:
         """Rebuild the index and return its path.
@@ -137,12 +137,13 @@ class TruthFolder:
         return self.folder / INDEX
 
     @cached_property
-    def _sha256(self) -> Mapping[str, str]:
+    def sha256_of(self) -> Mapping[str, str]:
+        """Hash of each label map's bytes, by case id."""
         return {case_id: sha256_file(path) for case_id, path in self.label_maps.items()}
 
     @cached_property
     def _by_sha256(self) -> Mapping[str, Path]:
-        return {self._sha256[case_id]: path for case_id, path in self.label_maps.items()}
+        return {self.sha256_of[case_id]: path for case_id, path in self.label_maps.items()}
 
     @cached_property
     def _index(self) -> TruthIndex:

@@ -4,10 +4,14 @@ Lesions and candidates alike are 26-connected. Almost every voxel of a label or 
 is the sorted list of the others: all intersections of lesions with candidates then come from one merge of two lists.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+
+from evaluation.masks.bit_boxes import BitBox, bit_boxes
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -36,6 +40,11 @@ class Components:
     def __len__(self) -> int:
         return len(self.sizes)
 
+    @cached_property
+    def boxes(self) -> list[BitBox]:
+        """The same, for openings."""
+        return bit_boxes(self.voxels, self.owners, self.shape_zyx)
+
 
 def connect(voxels: Int64Array, shape_zyx: tuple[int, int, int]) -> Components:
     """Find the components of a set of voxels; time and memory depend on their number, not on the image's.
@@ -60,7 +69,8 @@ def connect(voxels: Int64Array, shape_zyx: tuple[int, int, int]) -> Components:
         nothing = np.zeros(0, dtype=np.int64)
         return Components(shape_zyx, nothing, nothing, nothing)
     _, height, width = shape_zyx
-    row, column = np.divmod(voxels, width)
+    row = voxels // width
+    column = voxels - row * width  # much faster than the remainder
     place = (row + row // height) * (width + 2) + column
     begins = np.flatnonzero(np.diff(place, prepend=-2) != 1)
     if begins.size > MOST_VOXEL_RUNS:
@@ -68,15 +78,13 @@ def connect(voxels: Int64Array, shape_zyx: tuple[int, int, int]) -> Components:
     lengths = np.diff(begins, append=place.size)
     first = place[begins]
     last = first + lengths - 1
-    pairs = [np.zeros((2, 0), dtype=np.int64)]
-    for rows_ahead in (1, height, height + 1, height + 2):  # (z, y + 1), (z + 1, y - 1), (z + 1, y), (z + 1, y + 1)
-        ahead = rows_ahead * (width + 2)
-        nearest = np.searchsorted(last, first + ahead - 1, side="left")
-        touching = np.searchsorted(first, last + ahead + 1, side="right") - nearest
-        runs = np.repeat(np.arange(first.size), touching)
-        within = np.arange(runs.size) - np.repeat(np.cumsum(touching) - touching, touching)
-        pairs.append(np.stack([runs, nearest[runs] + within]))
-    one, other = np.concatenate(pairs, axis=1)
+    rows_ahead = np.array([1, height, height + 1, height + 2])  # (z, y + 1), (z + 1, y - 1), (z + 1, y), (z + 1, y + 1)
+    ahead = rows_ahead[:, None] * (width + 2)
+    nearest = np.searchsorted(last, (first + ahead - 1).ravel(), side="left")
+    touching = np.searchsorted(first, (last + ahead + 1).ravel(), side="right") - nearest
+    pairs = np.repeat(np.arange(touching.size), touching)
+    within = np.arange(pairs.size) - np.repeat(np.cumsum(touching) - touching, touching)
+    one, other = pairs % first.size, nearest[pairs] + within
     numbers = _number(first.size, one, other)
     if numbers.max() >= MOST_COMPONENTS:
         raise ScatteredError(f"expected at most {MOST_COMPONENTS} connected components, found {numbers.max() + 1}")
@@ -130,28 +138,29 @@ def without_threads(components: Components, narrowest: int) -> Components:
     large = components.sizes >= 8 * narrowest**2
     if not large.any():
         return components
-    inner = _opened(components.voxels[large[components.owners]], components.shape_zyx, narrowest, 1)
-    solid = np.searchsorted(components.voxels, inner)
+    solid = _held(components, [box.opened(narrowest, 1) for box in components.boxes])
     solid_sizes = np.bincount(components.owners[solid], minlength=len(components))
     thready = large & (4 * solid_sizes < 3 * components.sizes)
     if not thready.any():
         return components
-    kept = ~thready[components.owners]
-    kept[solid] = True
+    kept = solid | ~thready[components.owners]
     return replace(components, voxels=components.voxels[kept], owners=components.owners[kept])
 
 
 def _cut(components: Components, side: int, slices: int) -> tuple[Components, Int64Array]:
     """Split components that an opening divides; also the origin of each part."""
-    large = components.sizes >= 2 * slices * side**2  # smaller ones hold no two such boxes
-    if not large.any():
-        return components, np.arange(len(components))
-    inner = _opened(components.voxels[large[components.owners]], components.shape_zyx, side, slices)
+    whole = components, np.arange(len(components))
+    if not (components.sizes >= 2 * slices * side**2).any():  # smaller ones hold no two such boxes
+        return whole
+    opened = [box.opened(side, slices) for box in components.boxes]
+    if all(box.is_surely_one(bits) for box, bits in zip(components.boxes, opened, strict=True)):
+        return whole
+    held = _held(components, opened)
+    inner, whose = components.voxels[held], components.owners[held]
     parts = connect(inner, components.shape_zyx)
-    whose = components.owners[np.searchsorted(components.voxels, inner)]
     cut = np.bincount(_origin(parts, whose), minlength=len(components)) > 1
     if not cut.any():
-        return components, np.arange(len(components))
+        return whole
     voxels = np.union1d(components.voxels[~cut[components.owners]], inner[cut[whose]])
     result = connect(voxels, components.shape_zyx)
     return result, _origin(result, components.owners[np.searchsorted(components.voxels, voxels)])
@@ -164,36 +173,12 @@ def _origin(parts: Components, whose: Int64Array) -> Int64Array:
     return origin
 
 
-def _opened(voxels: Int64Array, shape_zyx: tuple[int, int, int], side: int, slices: int) -> Int64Array:
-    """The voxels inside a box of ``slices`` squares (y, x) of ``side`` that consists of such voxels only.
-
-    The box is taken one axis after the other: where it begins, then what it covers.
-    """
-    _, height, width = shape_zyx
-    slice_size = height * width
-    first, last = int(voxels[0]) // slice_size, int(voxels[-1]) // slice_size
-    ours = voxels - first * slice_size
-    depth = last - first + 1
-    axes = ((1, width, side), (width, height, side), (slice_size, depth, slices))
-    found = ours
-    for stride, length, extent in axes:
-        among = _mask(found, depth * slice_size)
-        found = found[found // stride % length <= length - extent]
-        for ahead in range(1, extent):
-            found = found[among[found + ahead * stride]]
-    for stride, _, extent in axes:
-        covered = _mask(found, depth * slice_size)
-        for ahead in range(1, extent):
-            covered[found + ahead * stride] = True
-        found = ours[covered[ours]]
-    return found + first * slice_size
-
-
-def _mask(places: Int64Array, size: int) -> npt.NDArray[np.bool_]:
-    """Whether each place up to ``size`` is one of these; untouched parts take no memory."""
-    mask = np.zeros(size, dtype=np.bool_)
-    mask[places] = True
-    return mask
+def _held(components: Components, bits: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """Whether each voxel is one of its box's bits."""
+    held = np.zeros(components.voxels.size, dtype=np.bool_)
+    for box, some in zip(components.boxes, bits, strict=True):
+        held[box.members] = box.holds(some)
+    return held
 
 
 def intersections(lesions: Components, candidates: Components) -> Int64Array:

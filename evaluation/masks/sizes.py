@@ -8,7 +8,7 @@ import numpy.typing as npt
 from contract.images.grid import Grid
 from evaluation.masks.components import Components, Int64Array
 
-_POINTS_AT_ONCE = 2_000
+_POINTS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,21 @@ def _diameter(voxels: Int64Array, grid: Grid) -> float:
     centres = np.stack(np.unravel_index(voxels[ends], grid.shape_zyx), axis=1) * spacing
     faces = np.concatenate([np.diag(spacing / 2), np.diag(-spacing / 2)])
     points = (centres[:, None, :] + faces).reshape(-1, 3)
-    # |p − q| ≤ |p − middle| + |q − middle|: points too near to the middle for the best so far are left out
+    # |p − q| ≤ |p − middle| + |q − middle|: pairs too near to the middle for the best so far are left out
     middle = (points.min(axis=0) + points.max(axis=0)) / 2
     reach = np.linalg.norm(points - middle, axis=1)
-    farthest = points[int(reach.argmax())]
-    opposite = points[int(np.linalg.norm(points - farthest, axis=1).argmax())]
+    order = np.argsort(-reach)
+    points, reach = points[order], reach[order]
+    opposite = points[int(np.linalg.norm(points - points[0], axis=1).argmax())]
     best = _farthest(opposite[None, :], points)
-    points = points[reach >= best - reach.max() - 1e-9]
-    return max(
-        _farthest(points[first : first + _POINTS_AT_ONCE], points) for first in range(0, len(points), _POINTS_AT_ONCE)
-    )
+    for first in range(0, len(points), _POINTS_AT_ONCE):
+        far = int(np.searchsorted(-reach, reach[first] - best + 1e-9, side="right"))
+        if far <= first:
+            break
+        best = max(best, _farthest(points[first : first + _POINTS_AT_ONCE], points[first:far]))
+    return best
 
 
 def _farthest(some: npt.NDArray[np.float64], points: npt.NDArray[np.float64]) -> float:
-    return float(np.sqrt(((some[:, None, :] - points[None, :, :]) ** 2).sum(axis=2).max()))
+    squares = sum(np.subtract.outer(some[:, axis], points[:, axis]) ** 2 for axis in range(3))
+    return float(np.sqrt(np.max(squares)))

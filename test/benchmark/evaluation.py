@@ -7,10 +7,16 @@ beside them lie ellipsoids of 4 to 8 mm, 0.7 per case. They are ``.mha``, float3
 algorithm`` writes them.
 
     python test/benchmark/evaluation.py --cases 150 500 1500
+    python test/benchmark/evaluation.py --cases 240 --workers 2 --pairs 5
+
+With ``--workers`` our command with so many processes is measured against itself with one, in turns, both with the index
+of the truth; ``ratio_wall`` is the figure then, and ``identical`` says that all files are the same.
 
 Both commands run as they come: ours computes both answers (strict and picai) and all hashes, and makes its index of the
-truth in the first run and finds it in the second; picai-eval computes its one answer. ``identical`` compares AUROC, AP,
-the FROC curve's operating points, every case's likelihood and every row of lesions, to the last bit.
+truth in the first run and finds it in the second; a third run makes an index of predictions (``--index``), with which a
+fourth scores the same again. picai-eval computes its one answer. ``identical`` compares AUROC, AP, the FROC curve's
+operating points, every case's likelihood and every row of lesions, to the last bit, and that all our runs wrote the
+same files.
 """
 
 import argparse
@@ -42,6 +48,9 @@ def main(options: argparse.Namespace) -> None:
     """Make the cases, measure both, and report."""
     sizes = [12] if options.quick else sorted(set(options.cases))
     most = sizes[-1]
+    if options.workers is not None:
+        measure_workers(most, options.workers, options.pairs)
+        return
     peer_cases = min(options.extrapolate or most, most)
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name))
@@ -62,12 +71,13 @@ def main(options: argparse.Namespace) -> None:
         peer.peak_mb,
     )
     for size in sizes:
-        first, again = runs[size]
+        first, again, known = runs[size]
         print(
             f"{size} cases: {first.cpu_s:.2f} CPU s, {first.peak_mb:.0f} MB; "
-            f"with the index {again.cpu_s:.2f} CPU s, {again.peak_mb:.0f} MB"
+            f"with the index {again.cpu_s:.2f} CPU s, {again.peak_mb:.0f} MB; "
+            f"predictions from an index too {known.cpu_s:.2f} CPU s, {known.peak_mb:.0f} MB"
         )
-    first, again = runs[most]
+    first, again, known = runs[most]
     measure.report(
         "evaluation",
         ours=first,
@@ -83,10 +93,34 @@ def main(options: argparse.Namespace) -> None:
             "picai_eval_cpu_s_before_the_first_case": round(start.cpu_s, 2),
             "gigavoxel": round(bench.voxels / 1e9, 2),
             "ratio_cpu_with_index": round(scaled.cpu_s / again.cpu_s, 2),
+            "ratio_cpu_with_predictions_from_an_index": round(scaled.cpu_s / known.cpu_s, 2),
             "cpu_s_by_cases": {str(size): round(runs[size][0].cpu_s, 2) for size in sizes},
             "cpu_s_by_cases_with_index": {str(size): round(runs[size][1].cpu_s, 2) for size in sizes},
+            "cpu_s_by_cases_with_both": {str(size): round(runs[size][2].cpu_s, 2) for size in sizes},
         },
-        details=[("truth from the index", again, scaled)],
+        details=[("truth from the index", again, scaled), ("predictions from an index too", known, scaled)],
+    )
+
+
+def measure_workers(cases: int, workers: int, pairs: int) -> None:
+    """Measure several processes of ours against one, and report."""
+    with tempfile.TemporaryDirectory() as name:
+        bench = Bench(Path(name))
+        bench.write(cases)
+        part = bench.part(cases)
+        costs: dict[int, list[measure.Measured]] = {1: [], workers: []}
+        bench.score(part, "first")  # makes the index
+        for pair in range(pairs):
+            for count, measured in costs.items():
+                measured.append(bench.score(part, f"{count}-{pair}", "--workers", str(count)))
+        written = [_files(folder) for folder in part.output.iterdir()]
+    measure.report(
+        "evaluation",
+        ours=measure.total(costs[workers]),
+        peer=measure.total(costs[1]),
+        peer_name="one process",
+        identical=all(each == written[0] for each in written),
+        conditions={**measure.machine("simpleitk", "numpy"), "cases": cases, "workers": workers, "pairs": pairs},
     )
 
 
@@ -130,11 +164,17 @@ class Bench:
                     link.hardlink_to(path)
         return part
 
-    def measure_ours(self, part: Part) -> tuple[measure.Measured, measure.Measured]:
-        """Without and with an index of the truth."""
+    def measure_ours(self, part: Part) -> tuple[measure.Measured, measure.Measured, measure.Measured]:
+        """Without and with an index of the truth, and with one of the predictions too."""
+        first, again = self.score(part, "ours"), self.score(part, "again")
+        index = ("--index", part.output / "predictions.sqlite")
+        self.score(part, "kept", *index)
+        return first, again, self.score(part, "known", *index)
+
+    def score(self, part: Part, name: str, *options: str | Path) -> measure.Measured:
+        """Our command, into an output folder of that name."""
         command = [sys.executable, "-m", "evaluation", "score", "--predictions", part.predictions]
-        command += ["--truth", part.truth, "--output"]
-        return measure.run([*command, part.output / "ours"]), measure.run([*command, part.output / "again"])
+        return measure.run([*command, "--truth", part.truth, "--output", part.output / name, *options])
 
     def measure_peer(self, part: Part) -> measure.Measured:
         """picai-eval's command with its own settings, which are three threads for cases."""
@@ -143,24 +183,29 @@ class Bench:
 
     def same(self, part: Part) -> bool:
         """Whether our picai answer is picai-eval's: metrics of both of our runs, and all rows."""
-        command = [sys.executable, "-m", "evaluation", "score", "--predictions", part.predictions]
-        measure.run([*command, "--truth", part.truth, "--output", part.output / "rows", "--picai-only"])
+        self.score(part, "rows", "--picai-only")
         theirs = json.loads((part.output / "picai_eval.json").read_text(encoding="utf-8"))
         counts = OracleMetrics(lesion_results=theirs["lesion_results"]).calculate_counts()
         curve = Froc(counts["FP"] / theirs["num_cases"], counts["TP"] / theirs["num_lesions"])
-        metrics = [_ours(part.output / name) for name in ("ours", "again", "rows")]
-        return all(
-            (each["auroc"], each["ap"], each["cases"], each["lesions"])
-            == (theirs["auroc"], theirs["AP"], theirs["num_cases"], theirs["num_lesions"])
+        metrics = [_ours(part.output / name) for name in ("ours", "again", "known", "rows")]
+        written = {name: _files(part.output / name) for name in ("ours", "again", "kept", "known")}
+        return (
+            all(each == written["ours"] for each in written.values())
             and all(
-                each["lesion_sensitivity_at_fp"][sensitivity_key(rate)] == curve.sensitivity_at(rate)
-                for rate in FALSE_POSITIVES_PER_CASE
+                (each["auroc"], each["ap"], each["cases"], each["lesions"])
+                == (theirs["auroc"], theirs["AP"], theirs["num_cases"], theirs["num_lesions"])
+                and all(
+                    each["lesion_sensitivity_at_fp"][sensitivity_key(rate)] == curve.sensitivity_at(rate)
+                    for rate in FALSE_POSITIVES_PER_CASE
+                )
+                for each in metrics
             )
-            for each in metrics
-        ) and _rows(part.output / "rows") == {
-            case_id: (theirs["case_target"][case_id], theirs["case_pred"][case_id], rows)
-            for case_id, rows in theirs["lesion_results"].items()
-        }
+            and _rows(part.output / "rows")
+            == {
+                case_id: (theirs["case_target"][case_id], theirs["case_pred"][case_id], rows)
+                for case_id, rows in theirs["lesion_results"].items()
+            }
+        )
 
     @staticmethod
     def inflated_by() -> str:
@@ -174,6 +219,10 @@ class Bench:
         for folder in (part.predictions, part.truth, part.output):
             folder.mkdir(parents=True, exist_ok=True)
         return part
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def _label_maps() -> list[Path]:
@@ -249,6 +298,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--extrapolate", type=int, metavar="N", help="measure picai-eval on N cases, and reckon the rest"
     )
+    parser.add_argument("--workers", type=int, metavar="N", help="measure N processes of ours against one")
+    parser.add_argument("--pairs", type=int, default=1, help="how often, with --workers (default: 1)")
     return parser
 
 

@@ -45,6 +45,8 @@ _THREADS = (
     "NUMBA_NUM_THREADS",
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )
+_REVISION = {"ONCODUET_REVISION": "benchmark"}
+"""Revision that our programs write into their files: an edit of a source meanwhile makes no difference."""
 _LAUNCHER = """
 import json, os, sys, time
 begin = time.perf_counter()
@@ -101,7 +103,7 @@ def run(
         The program cannot be started, does not end in time, or its exit status is not 0.
     """
     words = [str(word) for word in command]
-    settings = os.environ | dict.fromkeys(_THREADS, str(threads)) | dict(environment or {})
+    settings = os.environ | dict.fromkeys(_THREADS, str(threads)) | _REVISION | dict(environment or {})
     with tempfile.TemporaryFile() as printed:
         launcher = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _LAUNCHER, *words],

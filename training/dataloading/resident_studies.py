@@ -130,7 +130,7 @@ class ResidentStudies:
         if self.device.type == "cuda" and budget is None:
             return SHARE * gpu_bytes_left(self.device), "the GPU"
         budget = budget or memory_budget()
-        return SHARE * (budget.total - held_bytes()), budget.source
+        return SHARE * max(0, budget.total - held_bytes()), budget.source
 
     def _read(self, case_id: str) -> ResidentStudy:
         image_path, label_path, properties_path = case_files(self.folder, case_id)

@@ -98,7 +98,7 @@ def test_the_first_place_that_leaves_room_for_network_and_step_is_taken(planned,
     for tight, other, expected in choices:
         free(**({"host": tight} if kind == "cpu" else {"device": tight, "host": other}))
         assert choose_training_set(run, "run", kind, packed=packed).place == expected
-    free(**{memory: step - 1})
+    free(**{memory: step - 1 if kind == "cuda" else bill["nnunet"].least - 1})
     with refused_with(
         str(run.prepared.folder), expected="at most .* GB", found="0 GB for the training set and .* step"
     ):
@@ -141,9 +141,21 @@ def test_what_another_run_of_the_process_has_loaded_is_taken(planned, free, prep
 )
 def test_what_cannot_be_kept_as_it_must_be_is_refused(planned, free, forced, loader, begun, fields):
     run = planned(profile=forced(loader))
-    free(host=by_place(run, "cpu")[loader if loader == "host" else "device"].host - 1)
+    free(host=by_place(run, "cpu")[loader if loader == "host" else "device"].least - 1)
     with refused_with(**fields):
         choose_training_set(run, "run", "cpu", begun=begun)
+
+
+@pytest.mark.parametrize("loader", ["device", "host", "nnunet", "auto"])
+def test_what_may_fit_the_main_memory_is_warned_of_and_tried(planned, free, forced, caplog, loader):
+    run = planned(profile=forced(loader))
+    bill = by_place(run, "cpu")["nnunet" if loader == "auto" else loader]
+    assert bill.images < bill.least < bill.host
+    for host, warned in ((bill.least, True), (bill.host - 1, True), (bill.host, False)):
+        caplog.clear()
+        free(host=host)
+        assert choose_training_set(run, "the run", "cpu") == bill
+        assert ("the run: the training takes" in caplog.text) is warned
 
 
 def test_the_older_word_and_the_choice_change_no_hash_but_another_loader_does(planned, forced):
@@ -176,7 +188,7 @@ def test_a_run_begun_in_single_precision_is_not_continued_in_half(planned, free,
     run = planned()
     interrupt_after(2, run, tmp_path / "run")
     before = (tmp_path / "run" / "run.json").read_bytes()
-    free(host=by_place(run, "cpu")["device"].host - 1)
+    free(host=by_place(run, "cpu")["device"].least - 1)
     with refused_with(str(run.prepared.folder), found="for the training set"):
         execute(run, tmp_path / "run", device="cpu")
     assert (tmp_path / "run" / "run.json").read_bytes() == before

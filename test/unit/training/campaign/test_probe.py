@@ -1,6 +1,7 @@
 """The probe, on a real training and on stand-ins: an engine whose steps take what a table says, and CUDA's events."""
 
 import re
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import torch
 from training.campaign import load_campaign
 from training.campaign.probe import TIMED_STEPS, on_few_studies, probe, timed_steps
 from training.dataloading.resident_studies import ResidentStudies
-from training.dataset.prepared import Fold
+from training.dataset.prepared import Fold, case_files
 
 
 @pytest.fixture
@@ -35,13 +36,21 @@ def test_few_studies_are_read_evenly_from_both_kinds(run, tmp_path, monkeypatch)
     assert few.train == ("001", "051", "101", "151", "000", "050", "100", "150")
     assert few.validation == ("201", "200")
 
-    read = []
-    load = ResidentStudies.load
-    monkeypatch.setattr(ResidentStudies, "load", lambda self, ids, **more: (read.extend(ids), load(self, ids, **more)))
-    monkeypatch.setattr("training.campaign.probe.MOST_STUDIES", 1)
-    assert timed_steps(on_few_studies(run), tmp_path / "run", "cpu")
-    assert len(read) < len(run.prepared.record.studies)
-    assert len(read) <= 4
+    folder = tmp_path / "prepared"
+    shutil.copytree(run.prepared.folder, folder)
+    names = [study.case_id for study in run.prepared.record.studies]
+    for each in studies[:202]:
+        like = names[each.lesions]  # the files of a study that is there
+        for ours, theirs in zip(case_files(folder, each.case_id), case_files(folder, like), strict=True):
+            ours.symlink_to(theirs)
+    read, steps = [], []
+    resident = ResidentStudies._read
+    monkeypatch.setattr(ResidentStudies, "_read", lambda self, each: (read.append(each), resident(self, each))[1])
+    monkeypatch.setattr("training.campaign.probe.TIMED_STEPS", 2)
+    large = replace(large, prepared=replace(large.prepared, folder=folder))
+    steps = timed_steps(on_few_studies(large), tmp_path / "run", "cpu")
+    assert 1 <= len(steps) <= 2
+    assert sorted(read) == sorted([*few.train, *few.validation])  # 10 of 300
 
 
 @pytest.mark.parametrize(

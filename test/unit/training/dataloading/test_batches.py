@@ -219,6 +219,10 @@ def test_studies_that_do_not_fit_are_refused_before_any_is_read(prepared_folder,
     assert str(error.value).startswith(f"{prepared_folder}: expected at most 4.")
     assert "found 0.000" in str(error.value)
     assert 'loader = "nnunet" in the profile reads them from disk' in str(error.value)
+    monkeypatch.setattr("training.dataloading.resident_studies.held_bytes", lambda: 100 * MEBIBYTE)
+    with refused_with(expected="^at most 0 GB of memory"):
+        studies.load(IDS, budget=Budget(50_000, "--memory-gb"))
+    monkeypatch.setattr("training.dataloading.resident_studies.held_bytes", lambda: 0)
     studies.load(IDS, budget=Budget(100 * MEBIBYTE, "--memory-gb"))
     taken = sum(study.image.nbytes + study.label.nbytes for study in studies.by_id.values())
     assert taken <= study_sizes(prepared_folder, IDS).on(CPU, torch.float32) < 1.3 * taken
