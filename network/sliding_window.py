@@ -12,7 +12,8 @@ of the members, only the ensembles.
 Every pass has the same number of windows, the last one too (by repetition): convolutions of one window and of several
 may take different routes and differ in the last bits, and a window's result must not depend on how many others there
 are. On a GPU that number is one, so that nothing is repeated. On one thread of a CPU a single window is the dearest:
-PyTorch then leaves oneDNN for a convolution that unfolds the whole patch.
+PyTorch then leaves oneDNN for a convolution that unfolds the whole patch. Networks that say ``each_window_alone``
+(:mod:`network.channels_last_unet`) get no repetition.
 """
 
 import functools
@@ -218,7 +219,8 @@ def _final_slabs(
         patches = _cut(padded, some, visit.batch)
         places = [(slice(None), slice(z.start - bottom, z.stop - bottom), y, x) for z, y, x in some]
         for position, network in enumerate(loaded):
-            logits = _mirrored_mean(network, patches, visit.mirror_axes, visit.precision)
+            given = patches[: len(some)] if getattr(network, "each_window_alone", False) else patches
+            logits = _mirrored_mean(network, given, visit.mirror_axes, visit.precision)
             if len(sums) <= position:
                 sums.append(padded.new_zeros((logits.shape[1], depth, *plane)))
             for place, each in zip(places, logits[: len(some)], strict=True):

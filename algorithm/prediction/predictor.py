@@ -473,7 +473,7 @@ def load_predictor(
     singles = tuple((member,) for member in segmenting)
     asked = singles if ensembles is None else [_segmenting(ensemble) for ensemble in ensembles]
     wanted = tuple(dict.fromkeys(ensemble for ensemble in asked if ensemble))
-    networks = MemberNetworks(bundle, segmenting, device)
+    networks = MemberNetworks(bundle, segmenting, device, options.precision)
     box_members = load_box_members(bundle, [each for each in members if each not in segmenting], device, choices)
     budget = memory_budget(options.memory_gb)
     for each in (networks, box_members.networks):

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from refusals import refused_with
 
-from algorithm.prediction.bundle import MemberNetworks, read_bundle
+from algorithm.prediction.bundle import MemberNetworks, load_network, read_bundle
 from contract.errors import OncoduetError
+from network.channels_last_unet import ChannelsLastUnet
 
 CPU = torch.device("cpu")
 
@@ -52,6 +54,12 @@ def test_a_bundle_is_read_and_its_networks_predict(make_bundle):
     assert not any(network.training for network in networks)
 
 
+@pytest.mark.parametrize(("precision", "kind"), [("fp32", ChannelsLastUnet), ("bf16", PlainConvUNet)])
+def test_networks_are_taken_apart_for_single_precision_alone(make_bundle, precision, kind):
+    bundle = read_bundle(make_bundle())
+    assert type(load_network(bundle, bundle.record.members[0], CPU, precision=precision)) is kind
+
+
 def test_what_the_system_leaves_in_a_bundle_is_ignored(make_bundle):
     folder = make_bundle()
     (folder / "members" / "Thumbs.db").touch()
@@ -62,7 +70,7 @@ def test_what_the_system_leaves_in_a_bundle_is_ignored(make_bundle):
 def test_streamed_networks_have_the_same_weights_and_are_not_kept(make_bundle):
     bundle = read_bundle(make_bundle([("ce", 0, 1), ("focal", 0, 1)]))
     networks = MemberNetworks(bundle, bundle.record.members, CPU)
-    kept = list(networks)
+    kept, patches = list(networks), torch.ones(1, 3, 8, 16, 16)
     assert networks.kept_bytes == 2 * networks.member_bytes > 0
     streamed = networks.streamed()
     assert len(streamed) == len(networks) == 2
@@ -71,8 +79,7 @@ def test_streamed_networks_have_the_same_weights_and_are_not_kept(make_bundle):
         for again in (streamed.load(index), streamed.load(index)):
             assert again is not network
             assert not again.training
-            for name, tensor in again.state_dict().items():
-                assert torch.equal(tensor, network.state_dict()[name])
+            assert torch.equal(again(patches), network(patches))
 
 
 @pytest.mark.parametrize(
