@@ -5,7 +5,7 @@ Three things differ from the module's own forward pass, each exact but for round
 * **Channels are the innermost axis**, as oneDNN's convolutions want them; in torch's usual order it copies every input
   and output. torch has no exact norm for that order, so it is computed here, together with the activation.
 * **The decoder's upsampling is part of its next convolution.** Both are linear, so their weights are multiplied once,
-  in float64: the product sees the coarse features directly, through two taps per axis instead of three, and neither
+  and the product sees the coarse features directly, through two taps per axis instead of three, and neither
   the upsampled features nor their concatenation with the encoder's exist.
 * **Where a convolution gives eight features**, two neighbours of a row are computed as one voxel of sixteen features,
   which fills a vector register.
@@ -213,12 +213,12 @@ class _Joined:
         axes = list(zip(stride, kernel, strict=True))
         _require(all((step == 1 and taps < 4) or taps == 1 or (step, taps) == (2, 3) for step, taps in axes))
         count = upsample.out_channels  # the first features of the convolution's input are the upsampled ones
-        fine, skip = convolution.weight[:, :count].double(), convolution.weight[:, count:]
+        fine, skip = convolution.weight[:, :count], convolution.weight[:, count:]
         z_pad, y_pad, x_pad = (taps // 2 for taps in kernel)
         z_halved, y_halved, x_halved = (int(axis == (2, 3)) for axis in axes)
         coarse = {
             (z, y): _Convolution.of(
-                _product(fine, upsample.weight.double(), axes, z, y).float(),
+                _product(fine, upsample.weight, axes, z, y).float(),
                 None,
                 padding=(z_pad * (1 - z_halved), y_pad, x_pad),
             )
@@ -226,7 +226,7 @@ class _Joined:
         }
         bias, through = convolution.bias, None
         if upsample.bias is not None:
-            through = torch.einsum("omzyx,m->ozyx", fine, upsample.bias.double())
+            through = torch.einsum("omzyx,m->ozyx", fine, upsample.bias)
             all_taps = through.sum((1, 2, 3)).float()
             bias, through = all_taps if bias is None else bias + all_taps, through.float()
         skipped = _Convolution.of(skip, bias)
@@ -269,13 +269,14 @@ def _product(fine: Tensor, upsample: Tensor, axes: Sequence[tuple[int, int]], z:
     steps = [_steps(*axis) for axis in axes]
     taps = [1 + max(coarse for _, _, coarse, _ in axis) for axis in steps]
     positions = axes[2][0]
-    product = upsample.new_zeros((positions, len(fine), len(upsample), *taps))
+    product = upsample.new_zeros((*taps, positions, len(fine), len(upsample)))
+    fine, upsample = fine.permute(2, 3, 4, 0, 1).contiguous(), upsample.permute(2, 3, 4, 1, 0).contiguous()
     for (at_z, *of_z), (at_y, *of_y), (at_x, *of_x) in itertools.product(*steps):
         if (at_z, at_y) == (z, y):
             tap, coarse, inside = zip(of_z, of_y, of_x, strict=True)
             place = 1 - at_x if axes[2] == (2, 3) else at_x
-            product[(place, ..., *coarse)] += fine[(..., *tap)] @ upsample[(..., *inside)].t()
-    return product.flatten(0, 1)
+            product[(*coarse, place)].addmm_(fine[tap], upsample[inside])
+    return product.flatten(3, 4).permute(3, 4, 0, 1, 2)
 
 
 def _steps(stride: int, taps: int) -> list[tuple[int, int, int, int]]:

@@ -168,7 +168,7 @@ class Predictor:
             host_bytes(each._work(headers, Placement.of(each.bundle.card, headers.native)), way, on_gpu=on_gpu)
             for each in (self, self.locator)
             if each is not None
-            for way in [quickest_way(len(each.members), torch.device(self.options.device))]
+            for way in [quickest_way(len(each.members), torch.device(self.options.device), self._threads)]
         ]
         return max(of_stages) - (0 if on_gpu else self._kept_bytes)
 
@@ -215,6 +215,7 @@ class Predictor:
                 name=name,
                 precision=self.options.precision,
                 streamed=way.streamed,
+                at_a_time=way.at_a_time,
             )
         return boxes, self._probabilities(way, data, region=region, mirror_axes=mirror_axes, name=name)
 
@@ -243,6 +244,7 @@ class Predictor:
                 mirror_axes=mirror_axes,
                 batch=way.batch,
                 at_once=way.at_once,
+                at_a_time=way.at_a_time,
                 region=region,
                 precision=self.options.precision,
             )
@@ -319,7 +321,13 @@ class Predictor:
             kept=self._kept_bytes,
             name=headers.name,
             device=torch.device(self.options.device),
+            threads=self._threads,
         )
+
+    @property
+    def _threads(self) -> int:
+        """Threads for passes on the CPU."""
+        return torch.get_num_threads() if self.options.device == "cpu" else 1
 
 
 @dataclass(frozen=True)

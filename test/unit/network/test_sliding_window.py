@@ -4,6 +4,7 @@ import torch
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 
 from network.architecture import build_network
+from network.passes import one_thread_each
 from network.sliding_window import (
     NotFiniteError,
     Streamed,
@@ -97,7 +98,8 @@ def test_members_are_averaged_as_probabilities():
 @pytest.mark.parametrize("batch", [1, 2, 5, 64])
 def test_a_slab_of_accumulators_gives_the_bits_of_whole_accumulators(make_network, size, batch):
     data, network = noise(3, *size), make_network(1)
-    expected = with_whole_accumulators(network, data, batch=batch)
+    with one_thread_each(data.device):
+        expected = with_whole_accumulators(network, data, batch=batch)
     torch.testing.assert_close(mean_of([network], data, batch=batch), expected, rtol=0, atol=0)
 
 
@@ -182,6 +184,16 @@ def test_the_number_of_windows_per_pass_does_not_matter(make_network):
     data, network = noise(3, 9, 24, 30), make_network(1)
     one, five = (mean_of([network], data, batch=batch) for batch in (1, 5))
     torch.testing.assert_close(one, five, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("alone", "windows"), [(False, 2), (True, 1)])
+def test_only_a_network_that_minds_its_neighbours_gets_a_lone_window_twice(alone, windows):
+    seen = []
+    network = Pointwise(1.0)
+    network.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    network.each_window_alone = alone
+    mean_of([network], noise(3, *PATCH))
+    assert seen == [windows]
 
 
 def test_mirroring_averages_all_combinations_of_the_axes(make_network):
