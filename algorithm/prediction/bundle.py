@@ -92,6 +92,8 @@ def _stage(folder: Path, record: BundleRecord, stage: BundleRecord | StageRecord
     return Bundle(folder, of_stage, card, plans, dataset, sha256_file(folder / SUMS))
 
 
+_SMALLEST_PATCH = 2**16
+"""Voxels of a patch from which it pays to take a network apart; below, calls cost more than arithmetic."""
 _APART = 1.8
 """Most bytes per byte of the file for a network that is taken apart (:mod:`network.channels_last_unet`)."""
 
@@ -173,6 +175,7 @@ def load_network(
 
     from network.architecture import build_network, normalise_by_groups  # noqa: PLC0415
     from network.channels_last_unet import quick_on_cpu  # noqa: PLC0415
+    from network.plans import full_resolution  # noqa: PLC0415
     from network.weights import fill, load_weights, tensors_sha256  # noqa: PLC0415
 
     path = bundle.folder / member.file
@@ -192,7 +195,8 @@ def load_network(
     network.requires_grad_(False).eval()
     if device.type != "cpu":
         return network.to(device)
-    return normalise_by_groups(quick_on_cpu(network) if precision == "fp32" else network)
+    large = math.prod(full_resolution(bundle.plans).patch_size) >= _SMALLEST_PATCH
+    return normalise_by_groups(quick_on_cpu(network) if precision == "fp32" and large else network)
 
 
 def _verify_sums(folder: Path) -> set[str]:

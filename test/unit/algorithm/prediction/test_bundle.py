@@ -54,10 +54,18 @@ def test_a_bundle_is_read_and_its_networks_predict(make_bundle):
     assert not any(network.training for network in networks)
 
 
-@pytest.mark.parametrize(("precision", "kind"), [("fp32", ChannelsLastUnet), ("bf16", PlainConvUNet)])
-def test_networks_are_taken_apart_for_single_precision_alone(make_bundle, precision, kind):
+@pytest.mark.parametrize(
+    ("precision", "smallest", "kind"),
+    [("fp32", 1, ChannelsLastUnet), ("bf16", 1, PlainConvUNet), ("fp32", 8 * 16 * 16 + 1, PlainConvUNet)],
+)
+def test_networks_are_taken_apart_for_large_patches_in_single_precision(
+    make_bundle, monkeypatch, precision, smallest, kind
+):
+    monkeypatch.setattr("algorithm.prediction.bundle._SMALLEST_PATCH", smallest)
     bundle = read_bundle(make_bundle())
-    assert type(load_network(bundle, bundle.record.members[0], CPU, precision=precision)) is kind
+    network = load_network(bundle, bundle.record.members[0], CPU, precision=precision)
+    assert type(network) is kind
+    assert not network.training
 
 
 def test_what_the_system_leaves_in_a_bundle_is_ignored(make_bundle):
@@ -70,7 +78,7 @@ def test_what_the_system_leaves_in_a_bundle_is_ignored(make_bundle):
 def test_streamed_networks_have_the_same_weights_and_are_not_kept(make_bundle):
     bundle = read_bundle(make_bundle([("ce", 0, 1), ("focal", 0, 1)]))
     networks = MemberNetworks(bundle, bundle.record.members, CPU)
-    kept, patches = list(networks), torch.ones(1, 3, 8, 16, 16)
+    kept = list(networks)
     assert networks.kept_bytes == 2 * networks.member_bytes > 0
     streamed = networks.streamed()
     assert len(streamed) == len(networks) == 2
@@ -79,7 +87,8 @@ def test_streamed_networks_have_the_same_weights_and_are_not_kept(make_bundle):
         for again in (streamed.load(index), streamed.load(index)):
             assert again is not network
             assert not again.training
-            assert torch.equal(again(patches), network(patches))
+            for name, tensor in again.state_dict().items():
+                assert torch.equal(tensor, network.state_dict()[name])
 
 
 @pytest.mark.parametrize(

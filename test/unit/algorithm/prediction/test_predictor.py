@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
 from algorithm.prediction.bundle import MemberNetworks, read_bundle
 from algorithm.prediction.options import PredictionOptions
@@ -12,7 +13,6 @@ from algorithm.single import predict_single
 from contract.errors import OncoduetError
 from contract.images.grid import Grid
 from contract.images.volume import Volume, read_grid, write_volume
-from network.channels_last_unet import ChannelsLastUnet
 from network.memory_plan import MemoryPlan, host_bytes
 from network.placement import Placement
 
@@ -104,7 +104,7 @@ def fail_first(monkeypatch):
         left = [error] * count
 
         def hook(module, _):
-            if isinstance(module, ChannelsLastUnet) and left:
+            if isinstance(module, PlainConvUNet) and left:
                 raise left.pop()
 
         hooks.append(torch.nn.modules.module.register_module_forward_pre_hook(hook))
@@ -242,9 +242,11 @@ def test_the_lesion_class_of_the_card_is_the_one_predicted(predict, tmp_path):
     member = prediction.bundle.record.members[0]
     predictor = load_predictor(prediction.bundle, [member], PLAIN)
     # Weights that always say "lesion": the last convolution's bias decides.
-    network = predictor.networks[0]
-    network.classes.zero_()
-    network.class_bias.zero_()[prediction.bundle.card.lesion_index] = 20.0
+    for name, parameter in predictor.networks[0].named_parameters():
+        if "seg_layers" in name:
+            parameter.data.zero_()
+            if name.endswith("bias"):
+                parameter.data[prediction.bundle.card.lesion_index] = 20.0
     channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in prediction.bundle.card.channel_names}
     probability = predictor.predict(channels, name="s").ensemble([member]).array
     np.testing.assert_allclose(probability, 1.0, atol=1e-6)
