@@ -286,7 +286,7 @@ def _add_threads(parser: argparse.ArgumentParser, *, default: int | str) -> None
         "--threads",
         type=positive_count,
         default=default,
-        help="CPU threads; the same number gives the same bits (default: all cores that this process may use)",
+        help="CPU threads; results do not depend on them (default: all cores that this process may use)",
     )
 
 

@@ -4,6 +4,7 @@
 weights' own hashes then have to agree with ``bundle.json``. Weights are safetensors; a pickle is never loaded.
 """
 
+import math
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from contract.files.checksums import SUMS, differing, parse_sums
 from contract.files.reading import below, kind_of, read_text, sha256_file
 from contract.names import duplicates
 from contract.records import BundleRecord, Member, StageRecord, read_record
+from network.machine.device import Precision
 
 if TYPE_CHECKING:
     import torch
@@ -90,13 +92,22 @@ def _stage(folder: Path, record: BundleRecord, stage: BundleRecord | StageRecord
     return Bundle(folder, of_stage, card, plans, dataset, sha256_file(folder / SUMS))
 
 
+_SMALLEST_PATCH = 2**16
+"""Voxels of a patch from which it pays to take a network apart; below, calls cost more than arithmetic."""
+_APART = 1.8
+"""Most bytes per byte of the file for a network that is taken apart (:mod:`network.model.channels_last_unet`)."""
+
+
 class MemberNetworks:
     """The members' networks, loaded on first use; kept, or loaded again for each turn where memory is short."""
 
-    def __init__(self, bundle: Bundle, members: Sequence[Member], device: "torch.device") -> None:
+    def __init__(
+        self, bundle: Bundle, members: Sequence[Member], device: "torch.device", precision: Precision = "fp32"
+    ) -> None:
         self._bundle = bundle
         self._members = tuple(members)
         self._device = device
+        self._precision: Precision = precision
         self._kept: list[torch.nn.Module] = []
         self._verified: set[str] = set()
 
@@ -111,8 +122,9 @@ class MemberNetworks:
 
     @property
     def member_bytes(self) -> int:
-        """Size of the largest member's weights."""
-        return max(((self._bundle.folder / member.file).stat().st_size for member in self._members), default=0)
+        """Most that a member's weights take in memory."""
+        largest = max(((self._bundle.folder / member.file).stat().st_size for member in self._members), default=0)
+        return math.ceil(largest * (_APART if (self._device.type, self._precision) == ("cpu", "fp32") else 1))
 
     @property
     def kept_bytes(self) -> int:
@@ -134,12 +146,20 @@ class MemberNetworks:
 
     def _load(self, index: int) -> "torch.nn.Module":
         member = self._members[index]
-        network = load_network(self._bundle, member, self._device, verify=member.name not in self._verified)
+        network = load_network(
+            self._bundle,
+            member,
+            self._device,
+            verify=member.name not in self._verified,
+            precision=self._precision,
+        )
         self._verified.add(member.name)
         return network
 
 
-def load_network(bundle: Bundle, member: Member, device: "torch.device", *, verify: bool = True) -> "torch.nn.Module":
+def load_network(
+    bundle: Bundle, member: Member, device: "torch.device", *, verify: bool = True, precision: Precision = "fp32"
+) -> "torch.nn.Module":
     """Build a member's network and load its weights, ready to predict.
 
     Raises ``OncoduetError``: the weights are not those that the bundle names, or do not fit the plans' network.
@@ -148,10 +168,14 @@ def load_network(bundle: Bundle, member: Member, device: "torch.device", *, veri
     ----------
     verify
         Whether to compare the weights' hash with the bundle's.
+    precision
+        What it is going to compute in; :mod:`network.model.channels_last_unet` computes in float32 alone.
     """
     import torch  # noqa: PLC0415
 
     from network.model.architecture import build_network, normalise_by_groups  # noqa: PLC0415
+    from network.model.channels_last_unet import quick_on_cpu  # noqa: PLC0415
+    from network.model.plans import full_resolution  # noqa: PLC0415
     from network.model.weights import fill, load_weights, tensors_sha256  # noqa: PLC0415
 
     path = bundle.folder / member.file
@@ -168,9 +192,11 @@ def load_network(bundle: Bundle, member: Member, device: "torch.device", *, veri
             anchors = read_record(bundle.folder / member.anchors_file, AnchorPlan)
             network = build_retina_unet(bundle.plans, bundle.dataset, anchors)
     fill(network, weights, path)
-    if device.type == "cpu":
-        normalise_by_groups(network)
-    return network.requires_grad_(False).eval().to(device)
+    network.requires_grad_(False).eval()
+    if device.type != "cpu":
+        return network.to(device)
+    large = math.prod(full_resolution(bundle.plans).patch_size) >= _SMALLEST_PATCH
+    return normalise_by_groups(quick_on_cpu(network) if precision == "fp32" and large else network)
 
 
 def _verify_sums(folder: Path) -> set[str]:

@@ -63,6 +63,7 @@ class BoxMembers:
         name: str,
         precision: Precision = "fp32",
         streamed: bool = False,
+        at_a_time: int | None = None,
     ) -> "StudyBoxes":
         """Search a study.
 
@@ -80,11 +81,21 @@ class BoxMembers:
             What the networks compute in.
         streamed
             Whether one member after the other is loaded and dropped; the bits are the same.
+        at_a_time
+            As of :func:`network.detection.whole_study.find_boxes`.
         """
         every = range(len(self.members))
         turns = [[number] for number in every] if streamed else [list(every)]
         networks = self.networks.streamed() if streamed else self.networks.resident()
-        search = partial(self._search, networks, data, mirror_axes=mirror_axes, name=name, precision=precision)
+        search = partial(
+            self._search,
+            networks,
+            data,
+            mirror_axes=mirror_axes,
+            name=name,
+            precision=precision,
+            at_a_time=at_a_time,
+        )
         found = RawDetections.of_all([search(turn) for turn in turns])
         return StudyBoxes(self.bundle, tuple(each.name for each in self.members), self.rules, found, grid)
 
@@ -97,6 +108,7 @@ class BoxMembers:
         mirror_axes: Sequence[int],
         name: str,
         precision: Precision,
+        at_a_time: int | None,
     ) -> RawDetections:
         """What some members find. A function of its own, so that they are gone before the next ones are loaded."""
         plans, patch_size = self.bundle.plans, patch_size_zyx(self.bundle.plans)
@@ -117,6 +129,7 @@ class BoxMembers:
                 mirror_axes=mirror_axes,
                 lesion_class=self.bundle.card.lesion_index if self.segmentation else None,
                 precision=precision,
+                at_a_time=at_a_time,
             )
         except NotFiniteError as error:
             file = self.bundle.folder / self.members[turn[error.member]].file

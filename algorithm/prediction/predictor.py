@@ -49,8 +49,8 @@ from network.inference.memory_plan import (
     quickest_way,
 )
 from network.inference.sliding_window import NotFiniteError, ensemble_probabilities, windows_per_pass
+from network.inference.slowdown import slowdown
 from network.machine.device import free_device_memory, out_of_memory
-from network.machine.precision import slowdown
 from network.preprocessing.nnunet_preprocessing import (
     NetworkGrid,
     Preprocessed,
@@ -175,7 +175,7 @@ class Predictor:
             host_bytes(each._work(headers, Placement.of(each.bundle.card, headers.native)), way, on_gpu=on_gpu)
             for each in (self, self.locator)
             if each is not None
-            for way in [quickest_way(len(each.members), torch.device(self.options.device))]
+            for way in [quickest_way(len(each.members), torch.device(self.options.device), self._threads)]
         ]
         return max(of_stages) - (0 if on_gpu else self._kept_bytes)
 
@@ -222,6 +222,7 @@ class Predictor:
                 name=name,
                 precision=self.options.precision,
                 streamed=way.streamed,
+                at_a_time=way.at_a_time,
             )
         return boxes, self._probabilities(way, data, region=region, mirror_axes=mirror_axes, name=name)
 
@@ -250,6 +251,7 @@ class Predictor:
                 mirror_axes=mirror_axes,
                 batch=way.batch,
                 at_once=way.at_once,
+                at_a_time=way.at_a_time,
                 region=region,
                 precision=self.options.precision,
             )
@@ -326,7 +328,13 @@ class Predictor:
             kept=self._kept_bytes,
             name=headers.name,
             device=torch.device(self.options.device),
+            threads=self._threads,
         )
+
+    @property
+    def _threads(self) -> int:
+        """Threads for passes on the CPU."""
+        return torch.get_num_threads() if self.options.device == "cpu" else 1
 
 
 @dataclass(frozen=True)
@@ -480,7 +488,7 @@ def load_predictor(
     singles = tuple((member,) for member in segmenting)
     asked = singles if ensembles is None else [_segmenting(ensemble) for ensemble in ensembles]
     wanted = tuple(dict.fromkeys(ensemble for ensemble in asked if ensemble))
-    networks = MemberNetworks(bundle, segmenting, device)
+    networks = MemberNetworks(bundle, segmenting, device, options.precision)
     box_members = load_box_members(bundle, [each for each in members if each not in segmenting], device, choices)
     budget = memory_budget(options.memory_gb)
     for each in (networks, box_members.networks):

@@ -6,8 +6,9 @@ Tiles are the windows of :mod:`network.inference.sliding_window`, half a patch a
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from contract.images.grid import Box
 from contract.images.volume import Float32Array
 from network.detection.clustering import BoxPostprocessing, ScoredBoxes, cluster, expected_predictions, joined
+from network.detection.retina_unet import DetectorOutput
 from network.detection.segmentation import AveragedSegmentation
 from network.detection.tiles import boxes_of_tiles
+from network.inference.passes import computed_in_order, one_thread_each
 from network.inference.sliding_window import window_slices, windows_per_pass
 from network.machine.device import Precision
 from network.machine.malloc import freed_memory_kept
@@ -84,6 +87,7 @@ def find_boxes(
     batch: int | None = None,
     lesion_class: int | None = None,
     precision: Precision = "fp32",
+    at_a_time: int | None = None,
 ) -> RawDetections:
     """What each member finds, so that any of them may be clustered together, by any rule.
 
@@ -105,6 +109,8 @@ def find_boxes(
         Class of the segmentation heads whose probability is averaged too; None: they are not looked at.
     precision
         Of the networks' arithmetic; boxes, scores and segmentations are made in float32 always.
+    at_a_time
+        As of :func:`network.inference.sliding_window.ensemble_probabilities`.
 
     Raises
     ------
@@ -119,20 +125,21 @@ def find_boxes(
     copies = [axes for count in range(len(mirror_axes) + 1) for axes in itertools.combinations(mirror_axes, count)]
     parts: list[list[ScoredBoxes]] = [[] for _ in detectors]
     averaged = None if lesion_class is None else AveragedSegmentation(padded, patch_size, copies=len(copies))
-    for first in range(0, len(tiles), batch):
-        some = tiles[first : first + batch]
-        filled = [*some, *[some[-1]] * (batch - len(some))]
-        patches = torch.stack([padded[(slice(None), *tile)] for tile in filled])
-        for axes in copies:
-            mirrored = torch.flip(patches, [axis + 2 for axis in axes])
-            for member, detector in enumerate(detectors):
-                with computing_in(precision, mirrored.device.type):
-                    output = detector.network(mirrored)
+    groups = [tiles[first : first + batch] for first in range(0, len(tiles), batch)]
+    segmentations: tuple[Float32Array, ...] = ()
+    with one_thread_each(padded.device) as threads:
+        mirrored = _mirrored(padded, [_filled(some, batch) for some in groups], copies)
+        computed = computed_in_order(
+            _passes(detectors, mirrored, precision), at_a_time=min(at_a_time or threads, threads)
+        )
+        for some in groups:
+            for axes, (member, detector) in itertools.product(copies, enumerate(detectors)):
+                output = next(computed)
                 found = boxes_of_tiles(
                     output,
                     detector.anchors,
                     patch_size,
-                    origins_zyx=[[axis.start for axis in tile] for tile in filled],
+                    origins_zyx=[[axis.start for axis in tile] for tile in _filled(some, batch)],
                     mirror_axes=axes,
                     score_threshold=score_threshold,
                     member=member,
@@ -140,12 +147,39 @@ def find_boxes(
                 parts[member] += found[: len(some)]
                 if averaged is not None:
                     averaged.add(member, output.segmentation, some, mirror_axes=axes)
-        if averaged is not None:
-            averaged.count(some)
-    segmentations: tuple[Float32Array, ...] = ()
-    if averaged is not None and lesion_class is not None:
-        segmentations = averaged.probabilities(lesion_class, shape)
+            if averaged is not None:
+                averaged.count(some)
+        if averaged is not None and lesion_class is not None:
+            segmentations = averaged.probabilities(lesion_class, shape)
     return RawDetections(tuple(_inside(joined(own), shape) for own in parts), tiles, len(copies), segmentations)
+
+
+def _mirrored(padded: Tensor, groups: Iterable[Sequence[Box]], copies: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+    """Each mirrored copy of each group of tiles, shape (batch, channel, z, y, x)."""
+    for tiles in groups:
+        patches = torch.stack([padded[(slice(None), *tile)] for tile in tiles])
+        for axes in copies:
+            yield torch.flip(patches, [axis + 2 for axis in axes])
+
+
+def _passes(
+    detectors: Sequence[Detector], mirrored: Iterable[Tensor], precision: Precision
+) -> Iterator[Callable[[], DetectorOutput]]:
+    """Every pass of every detector."""
+
+    def output(network: nn.Module, patches: Tensor) -> DetectorOutput:
+        with computing_in(precision, patches.device.type):
+            found: DetectorOutput = network(patches)
+            return found
+
+    for patches in mirrored:
+        for detector in detectors:
+            yield partial(output, detector.network, patches)
+
+
+def _filled(tiles: Sequence[Box], batch: int) -> list[Box]:
+    """The last one is repeated until there are enough."""
+    return [*tiles, *[tiles[-1]] * (batch - len(tiles))]
 
 
 def _inside(found: ScoredBoxes, shape_zyx: Sequence[int]) -> ScoredBoxes:

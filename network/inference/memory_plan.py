@@ -2,9 +2,9 @@
 
 A container that exceeds its memory is killed without a message. So before a study's voxels are read, its need is
 estimated from the headers: the largest of reading, preprocessing, windows and resampling back. Where the quickest way
-does not fit, fewer members hold accumulators at a time, then weights are streamed; where nothing fits, the study is
-refused with one line. All ways give the same bits. On a CPU a pass of a single window saves nothing: on one thread
-PyTorch then unfolds the patch for a convolution, which takes more memory than two windows.
+does not fit, fewer passes are computed at a time, fewer members hold accumulators, then weights are streamed; where
+nothing fits, the study is refused with one line. All ways give the same bits. On a CPU a pass of a single window saves
+nothing: on one thread PyTorch then unfolds the patch for a convolution, which takes more memory than two windows.
 
 The factors were measured: resident set of networks of 8 to 64 features, patches of 16 × 64 × 64 to 48 × 96 × 96, two
 and seven classes; CT of 512 × 512 × 600.
@@ -84,16 +84,26 @@ class MemoryPlan:
     """Members whose accumulators are in memory at a time."""
     streamed: bool
     """Whether weights are loaded when their member predicts, and dropped afterwards."""
+    at_a_time: int = 1
+    """Passes that are computed at a time, each by one thread of the CPU."""
 
     def __str__(self) -> str:
         weights = "weights streamed" if self.streamed else "weights resident"
         members = "1 member" if self.at_once == 1 else f"{self.at_once} members"
         windows = "1 window" if self.batch == 1 else f"{self.batch} windows"
-        return f"{windows} per pass, {members} at a time, {weights}"
+        passes = f", {self.at_a_time} passes at a time" if self.at_a_time > 1 else ""
+        return f"{windows} per pass, {members} at a time, {weights}{passes}"
 
 
 def plan_memory(
-    work: StudySize, budget: Budget, *, held: int, name: str, kept: int = 0, device: torch.device | None = None
+    work: StudySize,
+    budget: Budget,
+    *,
+    held: int,
+    name: str,
+    kept: int = 0,
+    device: torch.device | None = None,
+    threads: int = 1,
 ) -> MemoryPlan:
     """The quickest way that fits, and one line in the log that says so.
 
@@ -109,11 +119,13 @@ def plan_memory(
         The study's name, for messages.
     device
         Where the networks run; a GPU's free memory has to hold windows, weights and accumulators too.
+    threads
+        Of the CPU, for passes.
     """
     on_gpu = device is not None and device.type == "cuda"
     gpu_free = kept + gpu_bytes_left(device) if on_gpu else 0
     held -= 0 if on_gpu else kept
-    ways = list(_ways(work.members, windows_per_pass(device or torch.device("cpu"))))
+    ways = list(_ways(work.members, windows_per_pass(device or torch.device("cpu")), threads))
     for way in ways:
         need = held + host_bytes(work, way, on_gpu=on_gpu)
         if need <= budget.total and (not on_gpu or window_bytes(work, way) <= gpu_free):
@@ -134,14 +146,14 @@ def plan_memory(
     )
 
 
-def quickest_way(members: int, device: torch.device) -> MemoryPlan:
+def quickest_way(members: int, device: torch.device, threads: int = 1) -> MemoryPlan:
     """The way that takes most memory."""
-    return next(_ways(members, windows_per_pass(device)))
+    return next(_ways(members, windows_per_pass(device), threads))
 
 
 def leaner_way(way: MemoryPlan, *, members: int) -> MemoryPlan | None:
     """The next way that takes less memory; None after the leanest."""
-    ways = list(_ways(members, way.batch))
+    ways = list(_ways(members, way.batch, way.at_a_time))
     return next(iter(ways[ways.index(way) + 1 :]), None) if way in ways else None
 
 
@@ -175,7 +187,7 @@ def window_bytes(work: StudySize, way: MemoryPlan) -> int:
     accumulators = way.at_once * work.classes * slab + slab
     final = 4 * work.classes * slab  # quotient, softmax by slices and together, without uncovered voxels
     features = 16 * math.ceil(work.features / 16)  # oneDNN rounds up
-    activations = _ACTIVATIONS * features * math.prod(work.patch_size) * _FLOAT * way.batch
+    activations = _ACTIVATIONS * features * math.prod(work.patch_size) * _FLOAT * way.batch * way.at_a_time
     data = len(work.channels) * math.prod(padded) * _FLOAT
     if work.segmentations:  # sums as large as the study, their weights, and one member's quotient and softmax
         accumulators += ((work.segmentations + 2) * work.classes + 1) * math.prod(padded) * _FLOAT
@@ -221,8 +233,11 @@ def held_bytes() -> int:
     return _field(_STATUS, "VmRSS") or 0
 
 
-def _ways(members: int, batch: int) -> Iterator[MemoryPlan]:
+def _ways(members: int, batch: int, threads: int) -> Iterator[MemoryPlan]:
     """Plans from the quickest to the leanest."""
+    while threads > 1:
+        yield MemoryPlan(batch, members, streamed=False, at_a_time=threads)
+        threads //= 2
     at_once = members
     while True:
         yield MemoryPlan(batch, at_once, streamed=False)

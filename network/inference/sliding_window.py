@@ -12,7 +12,8 @@ of the members, only the ensembles.
 Every pass has the same number of windows, the last one too (by repetition): convolutions of one window and of several
 may take different routes and differ in the last bits, and a window's result must not depend on how many others there
 are. On a GPU that number is one, so that nothing is repeated. On one thread of a CPU a single window is the dearest:
-PyTorch then leaves oneDNN for a convolution that unfolds the whole patch.
+PyTorch then leaves oneDNN for a convolution that unfolds the whole patch. Networks that say ``each_window_alone``
+(:mod:`network.model.channels_last_unet`) get no repetition.
 """
 
 import functools
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 
 from contract.images.grid import Box
+from network.inference.passes import computed_in_order, one_thread_each
 from network.machine.device import Precision
 from network.machine.malloc import freed_memory_kept
 from network.machine.precision import computing_in
@@ -67,6 +69,7 @@ def ensemble_probabilities(
     batch: int | None = None,
     region: Box | None = None,
     at_once: int | None = None,
+    at_a_time: int | None = None,
     precision: Precision = "fp32",
 ) -> torch.Tensor:
     """Arithmetic mean of the members' softmax over the whole study, for several ensembles and sums of classes.
@@ -95,6 +98,9 @@ def ensemble_probabilities(
     at_once
         How many members' accumulators (and, when streamed, weights) are held at a time; the members after them take
         another turn over the windows, and not a bit changes. None: all, or a single one when streamed.
+    at_a_time
+        How many passes are computed at a time on a CPU, each by one thread; None: as many as torch has threads. Not a
+        bit changes.
     precision
         Of the networks' arithmetic; accumulators and probabilities are float32 always.
 
@@ -113,19 +119,22 @@ def ensemble_probabilities(
     padded, inner = _pad(data, patch_size)
     windows = _needed_windows(window_slices(padded.shape[1:], patch_size, step), inner, region)
     passes = [windows[first : first + batch] for first in range(0, len(windows), batch)]
-    visit = _Visit(padded, inner, passes, batch, gaussian_weight(patch_size), tuple(mirror_axes), precision)
     mean = torch.zeros((len(ensembles), len(groups), *data.shape[1:]))
     needed = sorted({member for ensemble in ensembles for member in ensemble})
     per_turn = at_once or (1 if isinstance(networks, Streamed) else len(needed))
-    for first in range(0, len(needed), per_turn):
-        for member, z, probability in _final_slabs(networks, needed[first : first + per_turn], visit):
-            if not torch.isfinite(probability.sum()):
-                raise NotFiniteError(member)
-            for place, group in enumerate(groups):
-                part = functools.reduce(torch.add, [probability[index] for index in group]).cpu()
-                for total, ensemble in zip(mean, ensembles, strict=True):
-                    if member in ensemble:
-                        total[place, z] += part
+    with one_thread_each(data.device) as threads:
+        at_a_time = min(at_a_time or threads, threads)
+        weight = gaussian_weight(patch_size)
+        visit = _Visit(padded, inner, passes, batch, weight, tuple(mirror_axes), precision, at_a_time)
+        for first in range(0, len(needed), per_turn):
+            for member, z, probability in _final_slabs(networks, needed[first : first + per_turn], visit):
+                if not torch.isfinite(probability.sum()):
+                    raise NotFiniteError(member)
+                for place, group in enumerate(groups):
+                    part = functools.reduce(torch.add, [probability[index] for index in group]).cpu()
+                    for total, ensemble in zip(mean, ensembles, strict=True):
+                        if member in ensemble:
+                            total[place, z] += part
     for total, ensemble in zip(mean, ensembles, strict=True):
         total.div_(len(ensemble))
     return mean
@@ -198,6 +207,8 @@ class _Visit:
     """Weight of a window's voxels, of the patch's shape."""
     mirror_axes: tuple[int, ...]
     precision: Precision
+    at_a_time: int
+    """Passes that are computed at a time."""
 
 
 def _final_slabs(
@@ -214,11 +225,11 @@ def _final_slabs(
     sums: list[torch.Tensor] = []
     weights = padded.new_zeros((1, depth, *plane))
     bottom = passes[0][0][0].start if passes else 0
+    computed = computed_in_order(_passes(loaded, visit), at_a_time=visit.at_a_time)
     for number, some in enumerate(passes):
-        patches = _cut(padded, some, visit.batch)
         places = [(slice(None), slice(z.start - bottom, z.stop - bottom), y, x) for z, y, x in some]
-        for position, network in enumerate(loaded):
-            logits = _mirrored_mean(network, patches, visit.mirror_axes, visit.precision)
+        for position in range(len(loaded)):
+            logits = next(computed)
             if len(sums) <= position:
                 sums.append(padded.new_zeros((logits.shape[1], depth, *plane)))
             for place, each in zip(places, logits[: len(some)], strict=True):
@@ -239,6 +250,15 @@ def _final_slabs(
             for each in (*sums, weights):
                 _move_down(each, top - bottom)
             bottom = top
+
+
+def _passes(networks: Sequence[torch.nn.Module], visit: _Visit) -> Iterator[Callable[[], torch.Tensor]]:
+    """Every pass of every network, of which each gives the mirrored mean of some windows' logits."""
+    for some in visit.passes:
+        patches = _cut(visit.padded, some, visit.batch)
+        for network in networks:
+            given = patches[: len(some)] if getattr(network, "each_window_alone", False) else patches
+            yield functools.partial(_mirrored_mean, network, given, visit.mirror_axes, visit.precision)
 
 
 def _softmax(logits: torch.Tensor) -> torch.Tensor:

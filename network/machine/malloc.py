@@ -8,7 +8,7 @@ import contextlib
 import ctypes
 from collections.abc import Iterator
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # malloc.h
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # malloc.h
 _DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65536
 
 
@@ -20,6 +20,7 @@ def freed_memory_kept() -> Iterator[None]:
     if mallopt is None or trim is None:
         yield
         return
+    mallopt(_ARENA_MAX, 1)  # threads' own arenas have 64 MB each, less than a feature map
     mallopt(_MMAP_MAX, 0)
     mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     try:

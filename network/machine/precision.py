@@ -8,7 +8,6 @@ probabilities are float32.
 emulates bf16 where a GPU lacks it, slower than fp32; that is refused here, and so is TF32 where there is none.
 """
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import get_args
@@ -69,17 +68,3 @@ def computing_in(precision: Precision, device_type: str) -> Iterator[None]:
             yield
     finally:
         cudnn.allow_tf32 = before
-
-
-@torch.inference_mode()
-def slowdown(network: torch.nn.Module, patches: torch.Tensor, precision: Precision) -> float:
-    """How many times as long a pass takes as in fp32, by this process's CPU time; of each the second pass counts."""
-    seconds = {}
-    each: Precision
-    for each in ("fp32", precision):
-        with computing_in(each, patches.device.type):
-            network(patches)
-            begun = time.process_time()
-            network(patches)
-            seconds[each] = time.process_time() - begun
-    return seconds[precision] / seconds["fp32"]

@@ -1,13 +1,19 @@
 """One study by an ensemble: ``python -m algorithm`` against ``nnUNetv2_predict`` per member and ``nnUNetv2_ensemble``.
 
-Both get the same networks (1.2 million parameters, untrained, seeded, with logits of the size that trained ones have)
-and the same bpMRI study of 20 × 384 × 384 voxels of 3 × 0.5 × 0.5 mm, which is the plans' spacing: nothing has to be
-resampled. nnU-Net runs with its own settings. It has no command for members of several trainings, so each is predicted
-by a command of its own, as its documentation has it for ensembles of configurations.
+Both get the same networks (1.2 million parameters, or 30.3 million as in nnU-Net's own plan for such studies;
+untrained, seeded, with logits of the size that trained ones have) and the same bpMRI study of 20 × 384 × 384 voxels of
+3 × 0.5 × 0.5 mm, which is the plans' spacing: nothing has to be resampled. nnU-Net runs with its own settings. It has
+no command for members of several trainings, so each is predicted by a command of its own, as its documentation has it
+for ensembles of configurations.
 
     python test/benchmark/inference.py --members 4
     python test/benchmark/inference.py --members 4 --mirroring
     python test/benchmark/inference.py --members 20 --extrapolate 2
+    python test/benchmark/inference.py --network real --extrapolate 1
+    python test/benchmark/inference.py --network real --windows-only 5
+
+The row "one window" compares the networks' passes alone, alternately in one process: ours as it is loaded from the
+bundle, and nnU-Net's module called as nnU-Net's predictor does, a window at a time.
 
 ``identical`` says whether the ensemble's probability is nnU-Net's but for the rim, where its float16 accumulators have
 no digits left, and half a percent elsewhere: see ``docs/decisions/averaging-probabilities.md``.
@@ -15,6 +21,7 @@ no digits left, and half a percent elsewhere: see ``docs/decisions/averaging-pro
 
 import argparse
 import json
+import statistics
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -41,6 +48,14 @@ SMALL: Json = {
     "n_conv_per_stage": [2, 2, 2, 2, 2],
     "n_conv_per_stage_decoder": [1, 1, 1, 1],
 }
+REAL: Json = {
+    "n_stages": 6,
+    "features_per_stage": [32, 64, 128, 256, 320, 320],
+    "kernel_sizes": [[1, 3, 3], [1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
+    "strides": [[1, 1, 1], [1, 2, 2], [1, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]],
+    "n_conv_per_stage": [2, 2, 2, 2, 2, 2],
+    "n_conv_per_stage_decoder": [2, 2, 2, 2, 2],
+}
 
 
 @dataclass(frozen=True)
@@ -62,8 +77,15 @@ def main(options: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as folder:
         members = 2 if options.quick else options.members
-        bench = Bench(Path(folder), case, members=members, mirroring=options.mirroring, device=device)
+        network = REAL if options.network == "real" else SMALL
+        bench = Bench(Path(folder), case, members=members, mirroring=options.mirroring, device=device, network=network)
         bench.write()
+        own_pass, peer_pass, gap = bench.measure_window(
+            1 if options.quick else options.windows_only or 3, options.threads
+        )
+        if options.windows_only:
+            _report_windows(own_pass, peer_pass, gap, options)
+            return
         ours = bench.measure_ours(options.threads)
         timed = 1 if options.quick else min(options.extrapolate or members, members)
         parts = [bench.measure_stock(member, options.threads) for member in range(timed)]
@@ -75,6 +97,7 @@ def main(options: argparse.Namespace) -> None:
         largest, inside, mean = bench.difference(timed)
     if timed < members:
         print(f"nnU-Net: {timed} of {members} members measured, the others extrapolated")
+    print(f"one window: probabilities differ by at most {gap:.2g}")
     print(f"|dp|: at most {largest:.2g} (without the rim {inside:.2g}), on average {mean:.2g}")
     measure.report(
         "inference",
@@ -85,6 +108,7 @@ def main(options: argparse.Namespace) -> None:
         conditions={
             **measure.machine("torch", "nnunetv2", threads=options.threads),
             "device": device,
+            "network": options.network,
             "members": members,
             "mirroring": options.mirroring,
             "size_zyx": case.size,
@@ -93,7 +117,7 @@ def main(options: argparse.Namespace) -> None:
             "largest_difference": round(largest, 6),
             "largest_difference_without_rim": round(inside, 6),
         },
-        details=[("per member", measure.Measured(
+        details=[("one window", own_pass, peer_pass), ("per member", measure.Measured(
             ours.cpu_s / members, ours.wall_s / members, ours.peak_mb
         ), measure.Measured(per_member.cpu_s / timed, per_member.wall_s / timed, per_member.peak_mb))],
     )  # fmt: skip
@@ -109,7 +133,7 @@ class Bench:
     mirroring: bool
     device: str
     network: Json | None = None
-    """The network's ``arch_kwargs`` in the plans; None: one of 1.2 million parameters."""
+    """The network's ``arch_kwargs`` in the plans; None: ``SMALL``."""
 
     def write(self) -> None:
         """Write networks and study for both."""
@@ -132,6 +156,47 @@ class Bench:
         self._write_study()
         self._write_results(plans, dataset, weights)
         self._write_bundle(plans, dataset, weights)
+
+    def measure_window(self, rounds: int, threads: int) -> tuple[measure.Measured, measure.Measured, float]:
+        """A window's pass through the first member, ours and nnU-Net's, and how far the probabilities differ."""
+        import torch  # noqa: PLC0415
+
+        from algorithm.prediction.bundle import load_network, read_bundle  # noqa: PLC0415
+        from network.inference.sliding_window import windows_per_pass  # noqa: PLC0415
+        from network.machine.malloc import freed_memory_kept  # noqa: PLC0415
+        from network.model.architecture import build_network  # noqa: PLC0415
+        from network.model.weights import load_weights  # noqa: PLC0415
+
+        torch.set_num_threads(threads)
+        device = torch.device(self.device)
+        bundle = read_bundle(self.folder / "model")
+        member = bundle.record.members[0]
+        ours = load_network(bundle, member, device)
+        peer = build_network(bundle.plans, bundle.dataset).eval()
+        peer.load_state_dict(load_weights(bundle.folder / member.file))
+        peer.to(device)
+        count = windows_per_pass(device)
+        patches = torch.randn(count, len(bundle.card.channels), *self.case.patch).to(device)
+        times: list[tuple[measure.Measured, measure.Measured]] = []
+        with torch.inference_mode():
+            for _ in range(rounds + 1):  # the first is a warm-up
+                with freed_memory_kept(), measure.clocked() as own:
+                    logits = ours(patches).cpu()
+                with measure.clocked() as theirs:
+                    expected = peer(patches[:1]).cpu()
+                times.append((
+                    measure.Measured(own.cpu_s / count, own.wall_s / count, 0),
+                    measure.Measured(theirs.cpu_s, theirs.wall_s, 0),
+                ))  # fmt: skip
+        times = times[1:]
+        print("one window, CPU s:", ", ".join(f"{own.cpu_s:.3f} v {theirs.cpu_s:.3f}" for own, theirs in times))
+        medians = [
+            measure.Measured(
+                *(statistics.median(getattr(each, what) for each in side) for what in ("cpu_s", "wall_s")), 0
+            )
+            for side in zip(*times, strict=True)
+        ]
+        return medians[0], medians[1], float((logits[:1].softmax(1) - expected.softmax(1)).abs().max())
 
     def measure_ours(self, threads: int) -> measure.Measured:
         """One command for all members."""
@@ -236,9 +301,27 @@ class Bench:
         write_bundle(folder, card, plans, dataset, members)
 
 
+def _report_windows(ours: measure.Measured, peer: measure.Measured, gap: float, options: argparse.Namespace) -> None:
+    print(f"probabilities differ by at most {gap:.2g}")
+    measure.report(
+        "inference, one window",
+        ours=ours,
+        peer=peer,
+        peer_name="nnU-Net",
+        identical=gap < 1e-4,
+        conditions={
+            **measure.machine("torch", "nnunetv2", threads=options.threads),
+            "network": options.network,
+            "rounds": options.windows_only,
+        },
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--members", type=int, default=4, help="networks of the ensemble; default: 4")
+    parser.add_argument("--network", choices=["small", "real"], default="small", help="1.2 or 30.3 million parameters")
+    parser.add_argument("--windows-only", type=int, metavar="N", help="no commands, only N passes of a window by each")
     parser.add_argument("--mirroring", action="store_true", help="average over the eight mirrored copies")
     parser.add_argument("--threads", type=int, default=1, help="threads of both; default: 1")
     parser.add_argument("--extrapolate", type=int, metavar="N", help="measure nnU-Net for N members only, and multiply")

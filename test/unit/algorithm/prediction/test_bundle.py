@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from refusals import refused_with
 
-from algorithm.prediction.bundle import MemberNetworks, read_bundle
+from algorithm.prediction.bundle import MemberNetworks, load_network, read_bundle
 from contract.errors import OncoduetError
+from network.model.channels_last_unet import ChannelsLastUnet
 
 CPU = torch.device("cpu")
 
@@ -50,6 +52,20 @@ def test_a_bundle_is_read_and_its_networks_predict(make_bundle):
     assert first.shape == (1, 2, 8, 16, 16)
     assert not torch.equal(first, second)
     assert not any(network.training for network in networks)
+
+
+@pytest.mark.parametrize(
+    ("precision", "smallest", "kind"),
+    [("fp32", 1, ChannelsLastUnet), ("bf16", 1, PlainConvUNet), ("fp32", 8 * 16 * 16 + 1, PlainConvUNet)],
+)
+def test_networks_are_taken_apart_for_large_patches_in_single_precision(
+    make_bundle, monkeypatch, precision, smallest, kind
+):
+    monkeypatch.setattr("algorithm.prediction.bundle._SMALLEST_PATCH", smallest)
+    bundle = read_bundle(make_bundle())
+    network = load_network(bundle, bundle.record.members[0], CPU, precision=precision)
+    assert type(network) is kind
+    assert not network.training
 
 
 def test_what_the_system_leaves_in_a_bundle_is_ignored(make_bundle):

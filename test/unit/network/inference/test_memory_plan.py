@@ -75,6 +75,17 @@ def test_less_memory_means_fewer_members_at_once_then_streamed_weights():
     assert needs == sorted(needs, reverse=True)
 
 
+def test_where_memory_is_short_fewer_passes_are_computed_at_a_time():
+    several = [MemoryPlan(2, 20, streamed=False, at_a_time=each) for each in (9, 4, 2)]
+    needs = [host_bytes(BPMRI, way) for way in several]
+    assert needs == sorted(needs, reverse=True)
+    for way, need in zip(several, needs, strict=True):
+        assert plan_memory(BPMRI, Budget(need, "a test"), held=0, name="s", threads=9) == way
+    assert leaner_way(several[-1], members=20) == MemoryPlan(2, 20, streamed=False)
+    least = plan_memory(BPMRI, Budget(needs[-1] - 1, "a test"), held=0, name="s", threads=9)
+    assert least.at_a_time == 1
+
+
 def test_segmentations_that_are_as_large_as_the_study_are_counted():
     """By hand: sums of two members and two more of one at work, of seven classes, and the weights; then two outputs."""
     way, voxels = MemoryPlan(2, 4, streamed=False), 400 * 512 * 512

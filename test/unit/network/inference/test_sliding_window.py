@@ -3,6 +3,7 @@ import pytest
 import torch
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 
+from network.inference.passes import one_thread_each
 from network.inference.sliding_window import (
     NotFiniteError,
     Streamed,
@@ -97,7 +98,8 @@ def test_members_are_averaged_as_probabilities():
 @pytest.mark.parametrize("batch", [1, 2, 5, 64])
 def test_a_slab_of_accumulators_gives_the_bits_of_whole_accumulators(make_network, size, batch):
     data, network = noise(3, *size), make_network(1)
-    expected = with_whole_accumulators(network, data, batch=batch)
+    with one_thread_each(data.device):
+        expected = with_whole_accumulators(network, data, batch=batch)
     torch.testing.assert_close(mean_of([network], data, batch=batch), expected, rtol=0, atol=0)
 
 
@@ -131,7 +133,7 @@ def test_ensembles_and_sums_of_classes_come_from_one_pass(make_network):
     )
     assert found.shape == (3, 3, 9, 24, 30)
     windows = len(window_slices((9, 24, 30), PATCH))
-    assert [network.passes for network in networks] == [windows // 2, 0, windows // 2, 0]
+    assert [network.inference.passes for network in networks] == [windows // 2, 0, windows // 2, 0]
     first, third = (mean_of([networks[index]], data) for index in (0, 2))
     torch.testing.assert_close(found[0, :2], first.flip(0), rtol=0, atol=0)
     torch.testing.assert_close(found[1, :2], third.flip(0), rtol=0, atol=0)
@@ -174,7 +176,7 @@ def test_inside_a_region_no_bit_changes_and_fewer_windows_are_run(make_network, 
 def test_an_empty_region_needs_no_window(make_network):
     network = Counting(make_network(1))
     found = mean_of([network], noise(3, 9, 24, 30), region=(slice(0, 9), slice(5, 5), slice(0, 30)))
-    assert network.passes == 0
+    assert network.inference.passes == 0
     assert not found.any()
 
 
@@ -182,6 +184,16 @@ def test_the_number_of_windows_per_pass_does_not_matter(make_network):
     data, network = noise(3, 9, 24, 30), make_network(1)
     one, five = (mean_of([network], data, batch=batch) for batch in (1, 5))
     torch.testing.assert_close(one, five, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("alone", "windows"), [(False, 2), (True, 1)])
+def test_only_a_network_that_minds_its_neighbours_gets_a_lone_window_twice(alone, windows):
+    seen = []
+    network = Pointwise(1.0)
+    network.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    network.each_window_alone = alone
+    mean_of([network], noise(3, *PATCH))
+    assert seen == [windows]
 
 
 def test_mirroring_averages_all_combinations_of_the_axes(make_network):
