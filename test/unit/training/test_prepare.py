@@ -16,7 +16,6 @@ from studies import read_study, read_study_label
 
 from contract.archive.studies import find_studies
 from contract.card import load_card
-from contract.errors import OncoduetError
 from contract.files.atomic import write_json
 from contract.files.reading import read_json, sha256_file
 from contract.images.grid import Grid
@@ -427,23 +426,27 @@ def test_a_failed_preparation_keeps_an_earlier_one(archive, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "message"),
+    ("file", "text", "fields"),
     [
-        ("plans.json", "{}", r"plans\.json: \d+ faults: .*configurations: Field required"),
-        ("dataset.json", "[]", r"dataset\.json: 1 fault: "),
-        ("cases/x.npz", "", r"cases: expected only preprocessed studies, found 'x\.npz'"),
-        ("cases/102_1_seg.b2nd", None, r"102_1_seg\.b2nd: preprocessed study not found"),
-        ("card.toml", ("0.1", "0.2"), r"card\.toml: does not match the hash in prepared\.json"),
+        ("plans.json", "{}", {"where": r"plans\.json", "problem": r"\d+ faults: .*configurations: Field required"}),
+        ("dataset.json", "[]", {"where": r"dataset\.json", "problem": "1 fault: "}),
+        ("cases/x.npz", "", {"where": "cases$", "expected": "only preprocessed studies", "found": r"'x\.npz'"}),
+        ("cases/102_1_seg.b2nd", None, {"where": r"102_1_seg\.b2nd", "problem": "preprocessed study not found"}),
+        (
+            "card.toml",
+            ("0.1", "0.2"),
+            {"where": r"card\.toml", "problem": r"does not match the hash in prepared\.json"},
+        ),
     ],
 )
-def test_a_prepared_dataset_with_other_files_is_refused(sealed, file, text, message, own_prepared):
+def test_a_prepared_dataset_with_other_files_is_refused(sealed, file, text, fields, own_prepared):
     path = own_prepared / file
     if text is None:
         path.unlink()
     else:
         path.write_text(text if isinstance(text, str) else path.read_text().replace(*text))
     sealed(own_prepared)
-    with pytest.raises(OncoduetError, match=message):
+    with refused_with(**fields):
         load_prepared(own_prepared)
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from refusals import refused_with
 
-from contract.errors import OncoduetError
 from training.dataset.prepared import Fold, PreparedStudy, load_prepared, require_folds
 from training.dataset.splits import split_patients
 
@@ -22,26 +22,32 @@ def fold(train: str, validation: str) -> Fold:
 
 
 @pytest.mark.parametrize(
-    ("folds", "said"),
+    ("folds", "fields"),
     [
-        ([], "no folds"),
-        ([fold("", "a_1 a_2 b_1 c_1 d_1")], "fold 0: no studies in train"),
-        ([RIGHT, fold("a_1 a_2 b_1 c_1 d_1", "")], "fold 1: no studies in validation"),
-        ([fold("a_1 a_2 b_1 z_9", "c_1 d_1")], "fold 0: expected studies of prepared in train, found z_9"),
+        ([], {"problem": "no folds"}),
+        ([fold("", "a_1 a_2 b_1 c_1 d_1")], {"where": "fold 0", "problem": "no studies in train"}),
+        ([RIGHT, fold("a_1 a_2 b_1 c_1 d_1", "")], {"where": "fold 1", "problem": "no studies in validation"}),
+        (
+            [fold("a_1 a_2 b_1 z_9", "c_1 d_1")],
+            {"where": "fold 0", "expected": "studies of prepared in train", "found": "z_9"},
+        ),
         (
             [fold("a_1 a_2 b_1", "c_1 d_1 z_9 y_1")],
-            "fold 0: expected studies of prepared in validation, found y_1, z_9",
+            {"where": "fold 0", "expected": "studies of prepared in validation", "found": "y_1, z_9"},
         ),
-        ([fold("a_1 a_2 b_1 b_1", "c_1 d_1")], "fold 0: duplicate in train: b_1"),
-        ([fold("a_1 a_2 b_1 c_1", "c_1 d_1")], "fold 0: patient on both sides: c"),
-        ([fold("a_1 b_1", "a_2 c_1 d_1")], "fold 0: patient on both sides: a"),
-        ([RIGHT, fold("b_1", "c_1 d_1")], "fold 1: study neither in train nor in validation: a_1, a_2"),
+        ([fold("a_1 a_2 b_1 b_1", "c_1 d_1")], {"where": "fold 0", "problem": "duplicate in train: b_1"}),
+        ([fold("a_1 a_2 b_1 c_1", "c_1 d_1")], {"where": "fold 0", "problem": "patient on both sides: c"}),
+        ([fold("a_1 b_1", "a_2 c_1 d_1")], {"where": "fold 0", "problem": "patient on both sides: a"}),
+        (
+            [RIGHT, fold("b_1", "c_1 d_1")],
+            {"where": "fold 1", "problem": "study neither in train nor in validation: a_1, a_2"},
+        ),
     ],
 )
-def test_folds_that_are_none_are_refused(folds: list[Fold], said: str) -> None:
-    with pytest.raises(OncoduetError) as raised:
+def test_folds_that_are_none_are_refused(folds: list[Fold], fields: dict[str, str]) -> None:
+    with refused_with(**{field: f"{text}$" for field, text in fields.items()}) as refused:
         require_folds(PATH, folds, STUDIES)
-    assert str(raised.value) == f"{PATH}: {said}"
+    assert refused.value.where.startswith(str(PATH))
 
 
 def test_valid_folds_are_accepted() -> None:

@@ -18,7 +18,6 @@ from refusals import refused_with
 from studies import read_study
 
 from contract.archive.studies import find_studies
-from contract.errors import OncoduetError
 from contract.files.reading import read_json, sha256_file
 from contract.images.volume import read_label, read_volume
 from contract.records import RunRecord, read_record
@@ -131,7 +130,7 @@ def test_the_folds_hold_no_array_of_numpy_2(tmp_path, prepared_folder):
 
 def test_a_missing_program_is_named_before_anything_is_written(planned, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(OncoduetError, match=r"nndet_prep: program of nnDetection not found on PATH; docs/nn"):
+    with refused_with("nndet_prep", "program of nnDetection not found on PATH; docs/nn"):
         execute(planned(), tmp_path / "run", device="cpu")
     assert not (tmp_path / "run" / "work" / "nndetection").exists()
 
@@ -139,12 +138,9 @@ def test_a_missing_program_is_named_before_anything_is_written(planned, tmp_path
 def test_a_failing_program_is_reported_with_its_last_line_and_the_log(planned, tmp_path, fake_nndet):
     fake_nndet("fail:nndet_sweep")
     log = tmp_path / "run" / "training.log"
-    with pytest.raises(OncoduetError) as raised:
+    found = rf"^exit code 1: ValueError: nndet_sweep found no GPU \({log}\)$"
+    with refused_with("^nndet_sweep$", expected="^nnDetection's program to succeed$", found=found):
         execute(planned(), tmp_path / "run", device="cpu")
-    assert str(raised.value) == (
-        "nndet_sweep: expected nnDetection's program to succeed, found exit code 1: "
-        f"ValueError: nndet_sweep found no GPU ({log})"
-    )
     assert "Traceback" in log.read_text()  # the program's own
     assert read_record(tmp_path / "run" / "run.json", RunRecord).state == "failed"
 
