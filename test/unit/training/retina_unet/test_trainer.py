@@ -15,12 +15,11 @@ from network.detection.boxes import iou
 from network.detection.clustering import BoxPostprocessing
 from network.detection.inference import Detector
 from network.detection.retina_unet import build_retina_unet
-from network.memory_plan import Budget, held_bytes
 from network.preprocessing import patch_size_zyx
 from network.weights import load_weights
 from training.configuration import CONFIGURATIONS
 from training.dataloading.instance_studies import numbered_studies
-from training.dataloading.resident_studies import ResidentStudies, resident_studies
+from training.dataloading.resident_studies import resident_studies
 from training.dataset.lesion_instances import lesion_boxes
 from training.dataset.prepared import load_prepared
 from training.engine import load_configuration
@@ -240,17 +239,6 @@ def test_boxes_of_an_unseen_easy_study_overlap_its_lesion(planned, profile, prep
     for study in positive:
         found = study.found.clustered(read_record(box_rule_file(folder), BoxPostprocessing))
         assert iou(torch.from_numpy(found.boxes[:1]), torch.from_numpy(study.lesions)).max() >= 0.3
-
-
-def test_lesion_numbers_beyond_memory_are_refused_before_numbering(prepared_folder):
-    ids = ["100_1", "101_1"]
-    studies = ResidentStudies(prepared_folder, torch.device("cpu"), torch.float32)
-    studies.load(ids)
-    voxels = sum(math.prod(studies.by_id[case_id].shape) for case_id in ids)
-    with refused_with(expected="GB of memory for lesion numbers ", found="GB for 2 studies"):
-        numbered_studies(studies, ids, lesion_class=1, budget=Budget(held_bytes() + 2 * voxels, "--memory-gb"))
-    numbered = numbered_studies(studies, ids, lesion_class=1, budget=Budget(held_bytes() + 10**8, "--memory-gb"))
-    assert sum(study.label.nbytes for study in numbered.by_id.values()) == 2 * voxels
 
 
 def test_nnunets_loader_is_refused(planned, profile, tmp_path, edited_profile):
