@@ -90,7 +90,7 @@ def age(path: Path, seconds: float) -> None:
 
 
 @pytest.mark.usefixtures("no_flock")
-def test_where_flock_fails_a_lease_excludes_others_and_is_free_at_once_afterwards(path):
+def test_a_lease_without_flock_excludes_others_and_is_freed_at_once(path):
     assert not is_locked(path)
     for _ in range(3):
         with exclusive_lock(path, path.parent, "other process at work", holder="the first"):
@@ -156,7 +156,7 @@ def test_of_many_processes_one_at_a_time_is_inside(path):
 
 
 @pytest.mark.usefixtures("no_flock")
-def test_a_killed_holder_of_this_machine_is_known_and_of_another_after_its_time(path, monkeypatch):
+def test_a_killed_holder_is_known_here_and_elsewhere_after_its_lifetime(path, monkeypatch):
     holder = start(HOLD, path)
     assert holder.stdout.readline() == "held\n"
     assert lease_holder(path) == "the first"

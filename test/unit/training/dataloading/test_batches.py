@@ -146,7 +146,7 @@ def test_half_precision_takes_half_the_memory_and_gives_nearly_the_same(prepared
     assert equal({"data": first["data"], "target": second["target"]}, first)
 
 
-def test_patches_for_another_device_cross_in_half_precision_from_pinned_memory(prepared_folder, batches, monkeypatch):
+def test_patches_are_copied_to_a_gpu_in_half_precision_from_pinned_memory(prepared_folder, batches, monkeypatch):
     """Torch's meta device stands in for a GPU: the buffers are looked at before they cross."""
     half = resident_studies(prepared_folder, IDS, device=CPU, dtype=torch.float16)
     here, crossing = (batches(case_ids=IDS, studies=half, device=device) for device in (None, torch.device("meta")))

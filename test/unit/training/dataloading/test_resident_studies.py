@@ -35,7 +35,7 @@ def test_runs_of_a_process_share_the_studies_and_the_last_one_frees_them(prepare
 
 
 @pytest.mark.data
-def test_half_precision_rounds_real_images_by_less_than_a_hundredth_of_their_standard_deviation(real_data):
+def test_half_precision_rounds_real_images_by_under_1_percent_of_their_sd(real_data):
     paths = sorted(real_data.glob("prostatex/mha/*/*_[tah]*.mha"))
     assert len(paths) == 6  # two exams of T2, ADC and high b-value
     for path in paths:

@@ -121,7 +121,7 @@ def test_a_run_killed_in_its_averaged_epochs_resumes_to_the_same_bits(
     assert [each.train_loss for each in resumed.epochs] == [each.train_loss for each in whole.epochs]
 
 
-def test_from_the_main_memory_a_detector_trains_and_chooses_its_rule_on_the_same_rounded_images(
+def test_a_detector_trains_and_chooses_its_rule_on_the_same_rounded_images(
     planned, tmp_path, edited_profile, monkeypatch
 ):
     searched = []
