@@ -32,6 +32,7 @@ from contract.files.atomic import (
     atomic_file,
     explain_full_disk,
     held_folder,
+    is_unused,
     nearest_folder,
     sweep,
     sync,
@@ -345,7 +346,7 @@ def require_scratch(folder: Path, command: str) -> None:
     subfolder(folder.parent, folder.name)
     if f"{command}{_AT_WORK}" in _manifest(folder).commands:
         return
-    if not folder.is_dir() or any(folder.iterdir()):
+    if not folder.is_dir() or not is_unused(folder):
         require_free(folder.parent, [folder.name], command)
 
 

@@ -167,7 +167,7 @@ class BatchFolder:
 
     @contextmanager
     def begun(self, record: BatchRecord) -> Iterator[None]:
-        """Lock the folder for this process, and remove what a killed one left half-written.
+        """Lock the folder for this process, and sweep it.
 
         Raises ``OncoduetError``: the folder cannot be written to, or another process is filling it, or began another
         batch there in between.
@@ -179,10 +179,14 @@ class BatchFolder:
                 self._require_same(record)
             else:
                 write_record(self.path / BATCH, record)
-            for folder in self._folders():
-                if folder.is_dir():
-                    sweep(folder)
+            self.sweep()
             yield
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half-written."""
+        for folder in {self.path, *self._folders()}:
+            if folder.is_dir():
+                sweep(folder)
 
     def finished(self, studies: Sequence[Study]) -> set[str]:
         """Case ids of the studies that have predictions of the present images in every ensemble.

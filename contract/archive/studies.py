@@ -86,11 +86,13 @@ def find_studies(archive: Path, card: Card, *, labels_required: bool) -> list[St
 def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing:
     """List the archive's studies as :func:`find_studies`, with the faults of single ones.
 
-    Raises ``OncoduetError``: there is no archive, it is empty, or it cannot be listed.
+    Raises ``OncoduetError``: there is no archive, it is empty or cannot be listed, or all its label maps are missing.
     """
     files = look(archive, card.channel_names)
     if not files.images:
         raise OncoduetError(archive, _nothing(archive, card, files))
+    if labels_required and not (archive / LABELS).exists():
+        raise OncoduetError(archive / LABELS, "folder not found")
     studies: list[Study] = []
     faults = {
         name: f"{archive / name}: cannot be read: {why}"

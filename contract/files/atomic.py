@@ -21,6 +21,9 @@ from contract.files.locks import lock_if_possible
 PARTIAL = re.compile(r"\.partial-[0-9a-f]{32}(\.\w+)*")
 """Names of files and folders that are being written."""
 
+_swept: set[Path] = set()
+"""Folders that this process has swept."""
+
 
 @contextmanager
 def atomic_file(path: Path, *, size_bytes: int | None = None) -> Iterator[Path]:
@@ -91,6 +94,11 @@ def sweep(folder: Path) -> None:
             os.close(hold)
 
 
+def is_unused(folder: Path) -> bool:
+    """Whether a folder holds nothing, or only partial files, as of a process that was killed when it began."""
+    return all(PARTIAL.fullmatch(path.name) for path in folder.iterdir())
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write strict JSON, indented, with a final newline. Raises ``ValueError`` for NaN or infinity (a bug)."""
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
@@ -137,11 +145,20 @@ def writable(folder: Path) -> Iterator[None]:
 
 
 def _held(parent: Path, suffix: str, make: Callable[[Path], None]) -> tuple[Path, int]:
-    """Make something new under a temporary name and lock it; its descriptor holds the lock until it is closed."""
+    """Make something new under a temporary name and lock it; its descriptor holds the lock until it is closed.
+
+    What killed processes left in the folder goes first, once per process.
+    """
+    if (place := parent.resolve()) not in _swept:
+        _swept.add(place)
+        sweep(parent)
     while True:
         path = parent / f".partial-{uuid.uuid4().hex}{suffix}"
         make(path)
-        hold = os.open(path, os.O_RDONLY)
+        try:
+            hold = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:  # another process is sweeping
+            continue
         locked = lock_if_possible(hold)
         if locked is None or (locked and path.exists()):  # else another process is sweeping, and took it for a leftover
             return path, hold

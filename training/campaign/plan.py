@@ -19,7 +19,7 @@ from pydantic import Field, NonNegativeInt
 
 from contract.card import load_card
 from contract.errors import OncoduetError
-from contract.files.atomic import writable
+from contract.files.atomic import is_unused, writable
 from contract.files.locks import is_work_lock
 from contract.files.reading import read_regular
 from contract.names import duplicates
@@ -282,7 +282,7 @@ def _require_ours(output: Path) -> None:
                 found="a file of other origin, or edited since; move it away",
             )
     jobs = subfolder(output, SLURM)
-    if os.path.lexists(jobs) and not (jobs / "jobs.json").is_file() and (not jobs.is_dir() or any(jobs.iterdir())):
+    if os.path.lexists(jobs) and not (jobs / "jobs.json").is_file() and (not jobs.is_dir() or not is_unused(jobs)):
         raise OncoduetError(jobs, expected="nothing or a campaign's jobs", found="something of other origin")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from contract.errors import OncoduetError
-from contract.files.atomic import writable
+from contract.files.atomic import sweep, writable
 from contract.files.locks import lock_if_possible
 from contract.outputs import MANIFEST, claim_scratch, require_scratch
 from contract.records import Record, read_record, write_record
@@ -101,10 +101,12 @@ def _kept_unless_empty(output: Path, *, existed: bool) -> Iterator[None]:
 
 
 def remove_workplace(output: Path) -> None:
-    """Remove what a call left that was killed when its dataset was finished already."""
+    """Remove what a call left that was killed when its dataset was finished already, or soon after it began."""
     if (output / FOLDER).is_dir():
         require_scratch(output / FOLDER, COMMAND)
         shutil.rmtree(output / FOLDER, ignore_errors=True)
+    if output.is_dir():
+        sweep(output)
 
 
 def once(folder: Path, name: str, model: type[Step], made_from: str, *, intact: Callable[[Step], bool],

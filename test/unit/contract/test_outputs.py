@@ -23,6 +23,7 @@ from contract.outputs import (
     require_apart,
     require_folder,
     require_own,
+    require_scratch,
     require_unowned,
 )
 
@@ -375,3 +376,13 @@ def test_commands_may_write_into_a_scratch_folder(tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", OURS)
     claim_scratch(tmp_path / "work", "training run")
     require_unowned(tmp_path / "work" / "scores", "evaluation score")
+
+
+def test_scratch_folder_of_a_process_killed_when_it_began_is_free(tmp_path: Path) -> None:
+    partial = tmp_path / "work" / f".partial-{'0' * 32}"
+    partial.parent.mkdir()
+    partial.touch()
+    require_scratch(tmp_path / "work", "training run")
+    (tmp_path / "work" / ".partial-mine").touch()
+    with refused_with(str(tmp_path / "work"), expected="nothing or what training run wrote there"):
+        require_scratch(tmp_path / "work", "training run")

@@ -546,7 +546,7 @@ def test_ambiguous_patients_are_refused_and_can_be_given(scores, tmp_path):
         assert main(["compare", "--scores", str(root), "--output", str(output), "--analysis", str(plan), *words]) == 0
         return read_record(output / "verdict.json", Verdict).patients
 
-    with refused_with(found=r"case_000, case_001 \(60 cases begin with case_\): one patient or"):
+    with refused_with(found=r"case_000, case_001 \(60 cases begin with case_\); name their patients"):
         compare([root], tmp_path / "out", analysis=plan)
     with refused_with(expected="at least 20 patients", found="1; --few-patients allows it"):
         compare([root], tmp_path / "out", analysis=plan, patients="by-prefix")

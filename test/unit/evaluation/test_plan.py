@@ -131,7 +131,7 @@ def test_wrong_options_are_refused_in_one_line(words, status, message, capsys):
         (["power", "--scores", "x"], "--scores"),
         (["errors", "--power", "0.8"], "--power"),
         (["looks", "--pilot", "x"], "--pilot"),
-        ([], "power,errors,readers,looks,stop"),
+        ([], "the following arguments are required: QUESTION"),
     ],
 )
 def test_options_of_another_question_are_wrong_usage(words, option, capsys):

@@ -256,7 +256,7 @@ def test_a_folder_of_many_patients_needs_the_option_patients(tmp_path, capsys, w
     for number in range(14):
         write_study(tmp_path / "archive", f"pancreas_{number:03d}", kind=number, lesion=number % 2 == 0)
     message = refused(tmp_path / "archive", tmp_path / "out", capsys, folds=1 + 1)
-    assert "expected a folder per patient, found pancreas_000, pancreas_001 (14 cases): one patient or" in message
+    assert "expected a folder per patient, found pancreas_000, pancreas_001 (14 cases); name their patients" in message
     assert run_prepare(tmp_path / "archive", tmp_path / "out", "--patients", "by-case", folds=2) == 0
     assert len({study.patient_id for study in load_prepared(tmp_path / "out").record.studies}) == 14
 

@@ -106,6 +106,13 @@ def no_label(archive: Path, grid: Grid) -> None:
     (archive / "labels" / "10_1.nii.gz").unlink()
 
 
+def test_an_archive_without_any_label_map_is_refused(write_archive: WriteArchive, card: Card) -> None:
+    archive = write_archive("10_1")
+    shutil.rmtree(archive / "labels")
+    with refused_with(str(archive / "labels"), "folder not found"):
+        find_studies(archive, card, labels_required=True)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

@@ -132,3 +132,12 @@ def test_nan_and_infinity_are_never_written(tmp_path: Path, value: float) -> Non
 def test_a_pipe_under_a_temporary_name_holds_up_no_sweep(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / f".partial-{'0' * 32}")
     sweep(tmp_path)
+
+
+def test_the_first_file_written_into_a_folder_sweeps_it(tmp_path: Path) -> None:
+    leftovers = [tmp_path / f".partial-{digit * 32}" for digit in "01"]
+    leftovers[0].touch()
+    write_text(tmp_path / "a.txt", "")
+    leftovers[1].touch()
+    write_text(tmp_path / "b.txt", "")
+    assert [path.exists() for path in leftovers] == [False, True]
