@@ -114,3 +114,20 @@ def a_summary(name, kind):
         metrics=dict.fromkeys(("auroc", "ap", "score"), empty),
         lesion_sensitivity_at_fp={},
     )
+
+
+def analysis_file(folder, text):
+    """An analysis that was declared before."""
+    path = folder / "analysis.toml"
+    path.write_text(f'name = "declared"\n{text}')
+    return path
+
+
+def pair_of(verdict, a, b, metric="auroc"):
+    return next(pair for pair in verdict.pairs if (pair.a, pair.b, pair.metric) == (a, b, metric))
+
+
+def table_of_runs(tmp_path, rows, header="configuration,fold,restart,auroc,ap"):
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
