@@ -110,13 +110,10 @@ def test_an_image_that_is_not_3d_is_refused(tmp_path: Path, suffix: str, shape: 
         read_volume(path)
 
 
-def test_an_image_with_vectors_as_voxels_is_refused(tmp_path: Path) -> None:
+def test_vectors_or_complex_numbers_as_voxels_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "a.mha", np.zeros((3, 4, 5, 2), np.float32), vector=True)
     with refused_with(expected=r"one value per voxel \(ElementNumberOfChannels = 1\)", found="'2'"):
         read_volume(path)
-
-
-def test_an_image_of_complex_numbers_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii.gz", np.zeros((3, 4, 5), np.complex64))
     with refused_with("a.nii.gz", expected="real numbers as voxels", found="the NIfTI datatype 32"):
         read_volume(path)
@@ -148,21 +145,24 @@ def test_voxels_that_no_scanner_measures_are_refused_by_the_images_name(
         read_volume(tmp_path / "a.mha")
 
 
-def test_a_label_map_with_negative_numbers_is_refused(tmp_path: Path, tilted_grid: Grid) -> None:
-    array = np.zeros(tilted_grid.shape_zyx, np.int16)
-    array[2, 3, 4] = -1
-    write_volume(tmp_path / "a.mha", Volume(array, tilted_grid))
-    with refused_with("a.mha", expected="no negative numbers in a label map", found="-1"):
-        read_label(tmp_path / "a.mha")
-
-
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("value", [0.5, np.nan, np.inf, 2.0**40])
-def test_a_label_map_with_other_than_whole_numbers_is_refused(tmp_path: Path, tilted_grid: Grid, value: float) -> None:
-    array = np.zeros(tilted_grid.shape_zyx)
+@pytest.mark.parametrize(
+    ("value", "expected", "found"),
+    [
+        (-1, "no negative numbers in a label map", "-1"),
+        *(
+            (value, "whole numbers in a label map", "fractional or non-finite")
+            for value in (0.5, np.nan, np.inf, 2.0**40)
+        ),
+    ],
+)
+def test_a_label_map_of_other_than_natural_numbers_is_refused(
+    tmp_path: Path, tilted_grid: Grid, value: float, expected: str, found: str
+) -> None:
+    array = np.zeros(tilted_grid.shape_zyx, np.int16 if value == -1 else np.float64)
     array[2, 3, 4] = value
     write_volume(tmp_path / "a.mha", Volume(array, tilted_grid))
-    with refused_with(expected="whole numbers in a label map", found="fractional or non-finite"):
+    with refused_with("a.mha", expected=expected, found=found):
         read_label(tmp_path / "a.mha")
 
 

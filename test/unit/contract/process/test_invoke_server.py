@@ -188,18 +188,14 @@ def test_no_answer_is_lost_at_sigterm(tmp_path, wish, expected):
         service.process.stderr.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_quietly(start, number):
-    service = start()
-    service.until(200)
+@pytest.mark.parametrize(
+    ("number", "seconds_to_load", "health"),
+    [(signal.SIGTERM, 0, 200), (signal.SIGINT, 0, 200), (signal.SIGTERM, 60, 503)],  # `end` waits for less
+)
+def test_a_signal_ends_it_quietly_also_while_it_loads(start, number, seconds_to_load, health):
+    service = start(seconds_to_load=seconds_to_load)
+    service.until(health)
     status, _, stderr = service.end(number)
-    assert (status, stderr) == (0, "")
-
-
-def test_sigterm_ends_it_while_it_loads(start):
-    service = start(seconds_to_load=60)
-    service.until(503)
-    status, _, stderr = service.end()  # which waits for less
     assert (status, stderr) == (0, "")
 
 
