@@ -12,7 +12,6 @@ import pytest
 from paths import PROJECT
 from refusals import refused_with
 
-from contract.errors import OncoduetError
 from contract.files import leases
 from contract.files.atomic import write_text
 from contract.files.leases import LIFETIME_S, Lease, lease_holder, require_leases, unshared_flock
@@ -211,7 +210,7 @@ def test_a_holder_that_slept_takes_its_lease_anew_unless_another_has(path, forei
         first.require()
         assert newest(path).name == ".lock.lease-2"
         age(path, LIFETIME_S)
-        with Lease(path, "the second"), pytest.raises(OncoduetError, match="lease lost"):
+        with Lease(path, "the second"), refused_with(problem="^lease lost"):
             require_leases(path.parent / "folder" / "file")
         require_leases(Path("/elsewhere/file"))
 
