@@ -59,3 +59,10 @@ def scene(
     for start, end, confidence in candidates:
         detection_map[1, 2, start:end] = confidence
     return case_of(detection_map, label), detection_map, label
+
+
+def resampled(truth: TestSet, count: int, seed: int = 3) -> np.ndarray:
+    """How often each case counts in resamples of patients: (resamples, cases)."""
+    patients = truth.patient_count
+    drawn = np.random.default_rng(seed).multinomial(patients, np.full(patients, 1 / patients), size=count)
+    return drawn[:, truth.patients].astype(float)

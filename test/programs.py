@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,3 +52,20 @@ def ask(port: int, method: str, path: str) -> int:
         return connection.getresponse().status
     finally:
         connection.close()
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Ask again and again for two minutes at most."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_at_work(pid: int) -> bool:
+    """A process that was ended may stay in the table until its adoptive parent asks for it."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in "ZX"

@@ -40,15 +40,25 @@ def words_of(html):
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"<(style|svg)\b.*?</\1>", "", html, flags=re.DOTALL)))
 
 
-def analysis(tmp_path, text):
-    (tmp_path / "a.toml").write_text(f'name = "x"\nreplicates = 100\nswaps = 100\n{text}')
-    return tmp_path / "a.toml"
+def analysis_file(folder, text):
+    """An analysis that was declared before."""
+    path = folder / "analysis.toml"
+    path.write_text(f'name = "declared"\n{text}')
+    return path
+
+
+def quick_analysis(folder, text):
+    return analysis_file(folder, f"replicates = 100\nswaps = 100\n{text}")
+
+
+def pair_of(verdict, a, b, metric="auroc"):
+    return next(pair for pair in verdict.pairs if (pair.a, pair.b, pair.metric) == (a, b, metric))
 
 
 def made(scores, tmp_path, text="", **files):
     """Verdict, page and text of the scored runs."""
     out = tmp_path / "out"
-    compare([scores.root], out, analysis=analysis(tmp_path, text), **files)
+    compare([scores.root], out, analysis=quick_analysis(tmp_path, text), **files)
     return (
         read_record(out / "verdict.json", Verdict),
         words_of((out / "report.html").read_text()),
@@ -87,15 +97,22 @@ def marksheet(scores, tmp_path):
     return tmp_path / "marksheet.csv"
 
 
-def table_of_runs(tmp_path, folds, text=""):
+def table_of_runs(tmp_path, rows, header="configuration,fold,restart,auroc,ap"):
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def compared_table(tmp_path, folds, text=""):
+    """The verdict and the page of a table with four runs of each configuration in each of its folds."""
     rows = [
         f"{name},{fold},{k},0.{9 - place}{k}{fold},"
         for place, (name, of_name) in enumerate(folds.items())
         for fold in of_name
         for k in range(4)
     ]
-    (tmp_path / "runs.csv").write_text("\n".join(["configuration,fold,restart,auroc,ap", *rows]))
-    compare_table(tmp_path / "runs.csv", tmp_path / "out", analysis=analysis(tmp_path, text) if text else None)
+    declared = quick_analysis(tmp_path, text) if text else None
+    compare_table(table_of_runs(tmp_path, rows), tmp_path / "out", analysis=declared)
     verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
     return verdict, words_of((tmp_path / "out" / "report.html").read_text())
 

@@ -19,7 +19,7 @@ def usable_cores(root: Path = ROOT) -> int:
 
 
 def use_threads(count: int) -> None:
-    """Give PyTorch and SimpleITK this many threads; networks compute so many passes at a time (:mod:`network.inference.passes`).
+    """Give PyTorch and SimpleITK this many threads; networks compute as many passes at a time.
 
     Raises
     ------

@@ -229,19 +229,24 @@ def test_the_same_study_again_gives_the_same_bytes(place, model, phantoms, phant
         assert path.read_bytes() == next(second.output.rglob(path.name)).read_bytes()
 
 
+def scored(place, predictions: list[Prediction], truth: Path, tmp_path: Path):
+    """The evaluation of these predictions as the platform starts it."""
+    return place.run(
+        "evaluation",
+        reads={
+            "/input": platform_input(predictions, tmp_path / "input"),
+            "/opt/ml/input/data/ground_truth": truth,
+        },
+        writes={"/output": tmp_path / "output"},
+    )
+
+
 def test_phantoms_are_scored_from_the_platforms_listing(place, phantoms, phantom_predictions, tmp_path):
     truth = tmp_path / "truth"
     truth.mkdir()
     for prediction in phantom_predictions:
         shutil.copy(phantoms / "labels" / f"{prediction.case_id}.nii.gz", truth)
-    ended = place.run(
-        "evaluation",
-        reads={
-            "/input": platform_input(phantom_predictions, tmp_path / "input"),
-            "/opt/ml/input/data/ground_truth": truth,
-        },
-        writes={"/output": tmp_path / "output"},
-    )
+    ended = scored(place, phantom_predictions, truth, tmp_path)
     assert (ended.status, ended.stderr) == (0, ""), ended
     assert [path.name for path in (tmp_path / "output").iterdir()] == ["metrics.json"]
     label = sitk.ReadImage(str(truth / f"{phantom_predictions[0].case_id}.nii.gz"))
@@ -266,14 +271,7 @@ def test_real_studies_are_scored_from_the_platforms_listing(place, real_data, re
     empty.CopyInformation(coarse)
     sitk.WriteImage(empty, str(truth / f"{COARSE}.nii.gz"), useCompression=True)
     shutil.copy(CARDS / "cspca-picai.toml", truth / "card.toml")
-    ended = place.run(
-        "evaluation",
-        reads={
-            "/input": platform_input(real_predictions, tmp_path / "input"),
-            "/opt/ml/input/data/ground_truth": truth,
-        },
-        writes={"/output": tmp_path / "output"},
-    )
+    ended = scored(place, real_predictions, truth, tmp_path)
     assert (ended.status, ended.stderr) == (0, ""), ended
     metrics = json.loads((tmp_path / "output" / "metrics.json").read_text())
     require_metrics(metrics, real_predictions, positive={POSITIVE}, lesions=1)
@@ -317,16 +315,8 @@ def test_a_submission_that_lacks_a_prediction_is_refused(place, phantoms, phanto
     truth.mkdir()
     for prediction in phantom_predictions:
         shutil.copy(phantoms / "labels" / f"{prediction.case_id}.nii.gz", truth)
-    output = tmp_path / "output"
-    ended = place.run(
-        "evaluation",
-        reads={
-            "/input": platform_input(phantom_predictions[:1], tmp_path / "input"),
-            "/opt/ml/input/data/ground_truth": truth,
-        },
-        writes={"/output": output},
-    )
-    require_refusal(ended, output, names=phantom_predictions[1].case_id)
+    ended = scored(place, phantom_predictions[:1], truth, tmp_path)
+    require_refusal(ended, tmp_path / "output", names=phantom_predictions[1].case_id)
 
 
 def test_an_archive_without_labels_cannot_be_trained_on(place, phantoms, tmp_path):
@@ -365,11 +355,7 @@ def test_ct_phantom_with_organ_labels_is_scored_by_the_lesion(place, ct_phantoms
     truth.mkdir()
     shutil.copy(ct_phantoms / "labels" / f"{ct_prediction.case_id}.nii.gz", truth)
     shutil.copy(CARDS / "pdac-panorama.toml", truth / "card.toml")
-    ended = place.run(
-        "evaluation",
-        reads={"/input": platform_input([ct_prediction], tmp_path / "input"), "/opt/ml/input/data/ground_truth": truth},
-        writes={"/output": tmp_path / "output"},
-    )
+    ended = scored(place, [ct_prediction], truth, tmp_path)
     assert (ended.status, ended.stderr) == (0, ""), ended
     strict = json.loads((tmp_path / "output" / "metrics.json").read_text())["strict"]
     assert (strict["cases"], strict["positive_cases"], strict["lesions"]) == (1, 1, 1)

@@ -74,7 +74,7 @@ def started() -> Iterator[list[subprocess.Popen[str]]]:
 
 
 @pytest.mark.parametrize("where", ["here", pytest.param("slurm", marks=pytest.mark.slurm)])
-def test_a_campaign_through_snakemake_survives_killed_jobs_and_gives_the_bits_of_any_other(place, started, where):
+def test_a_snakemake_campaign_survives_killed_jobs_with_the_same_bits(place, started, where):
     campaign = ["campaign", place / "campaign.toml", "--device", "cpu"]
     local = place / "local"
     if not local.is_dir():

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from refusals import refused_with
 
 from contract.card import CARDS, Card, card_names, load_card
-from contract.errors import OncoduetError
 from contract.schema import parse
 
 Values = dict[str, Any]
@@ -69,14 +68,15 @@ def test_three_faults_of_three_kinds_are_all_reported_in_one_line(tmp_path: Path
         .replace("minimum_overlap = 0.1", "minimum_overlap = -0.1")
         .replace('lesion_class = "lesion"', 'lesion_class = "cancer"')
     )
-    with pytest.raises(OncoduetError) as refused:
+    with refused_with(f"^{path}$", "^3 faults: .*$") as refused:
         load_card(path)
-    message = str(refused.value)
-    assert message.startswith(f"{path}: 3 faults: ")
-    assert "titel: Extra inputs are not permitted" in message
-    assert "matching.minimum_overlap: Input should be greater than 0" in message
-    assert "lesion_class 'cancer' is no class" in message
-    assert "\n" not in message
+    for fault in (
+        "titel: Extra inputs are not permitted",
+        "matching.minimum_overlap: Input should be greater than 0",
+        "lesion_class 'cancer' is no class",
+    ):
+        assert fault in refused.value.problem
+    assert "\n" not in refused.value.problem
 
 
 CHANNELS = tomllib.loads((CARDS / "cspca-picai.toml").read_text())["channels"]
@@ -154,10 +154,8 @@ SPOILT = {
 @pytest.mark.parametrize(("change", "fault"), SPOILT.values(), ids=SPOILT.keys())
 def test_a_card_is_refused_with(card_values: Values, change: Values, fault: str) -> None:
     values = {key: value for key, value in (card_values | change).items() if value is not None}
-    with pytest.raises(OncoduetError) as refused:
+    with refused_with("^mine.toml$", f"^1 fault: .*{re.escape(fault)}"):
         parse(values, Card, "mine.toml")
-    assert str(refused.value).startswith("mine.toml: 1 fault: ")
-    assert fault in str(refused.value)
 
 
 def test_names_are_checked_in_a_card_made_in_memory_too(card_values: Values) -> None:
@@ -184,7 +182,7 @@ def ct_values() -> Values:
 def test_a_card_that_locates_an_organ_is_refused_with(
     ct_values: Values, section: str, change: Values, fault: str
 ) -> None:
-    with pytest.raises(OncoduetError, match=re.escape(fault)):
+    with refused_with("^card.toml$", re.escape(fault)):
         parse(ct_values | {section: ct_values[section] | change}, Card, "card.toml")
 
 
@@ -212,9 +210,10 @@ def test_the_pancreas_cards_differ_where_study_and_challenge_differ() -> None:
 def test_bounds_in_the_wrong_order_are_a_fault_of_the_card(card_values: dict[str, Any]) -> None:
     card_values["channels"][1]["plausible"]["median_between"] = [9.0, 3.0]
     card_values["channels"][2]["same_scan_as"] = "dwi"
-    with refused_with(problem="median_between: expected the lower bound first, found 9 and 3") as raised:
+    scan = "channel 'hbv' is the same scan as 'dwi', which is no channel"
+    bounds = "median_between: expected the lower bound first, found 9 and 3"
+    with refused_with(problem=f"{bounds}.*{scan}|{scan}.*{bounds}"):
         parse(card_values, Card, "card.toml")
-    assert "channel 'hbv' is the same scan as 'dwi', which is no channel" in str(raised.value)
 
 
 def test_newer_keys_change_the_hash_only_if_not_at_their_default():

@@ -99,28 +99,32 @@ def link_elsewhere(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "make", "message"),
+    ("name", "make", "fields"),
     [
-        ("record.json", lambda path: path.write_text("mine"), "expected nothing or what draw wrote there, found"),
+        ("record.json", lambda path: path.write_text("mine"), {"expected": "nothing or what draw wrote there"}),
         (
             "record.json",
             lambda path: path.mkdir(),
-            "expected nothing or what draw wrote there, found (a folder|something)",
+            {"expected": "nothing or what draw wrote there", "found": "(a folder|something)"},
         ),
-        ("record.json", link_elsewhere, "is a link"),
-        ("figures", link_elsewhere, "is a link"),
-        ("figures", lambda path: path.write_text("mine"), "expected a folder or nothing, found a file"),
-        ("record.json", os.mkfifo, "expected nothing or what draw wrote there, found (a folder|something)"),
-        (MANIFEST, lambda path: path.mkdir(), "not a plain file"),
-        ("run.json", lambda path: path.write_text("{}"), "expected a folder for the results of draw, found run.json"),
-        ("out", lambda path: path.write_text("mine"), "cannot be written to: .* is not a folder"),
+        ("record.json", link_elsewhere, {"problem": "is a link"}),
+        ("figures", link_elsewhere, {"problem": "is a link"}),
+        ("figures", lambda path: path.write_text("mine"), {"expected": "a folder or nothing", "found": "a file"}),
+        ("record.json", os.mkfifo, {"expected": "nothing or what draw wrote there", "found": "(a folder|something)"}),
+        (MANIFEST, lambda path: path.mkdir(), {"problem": "not a plain file"}),
+        (
+            "run.json",
+            lambda path: path.write_text("{}"),
+            {"expected": "a folder for the results of draw", "found": "run.json"},
+        ),
+        ("out", lambda path: path.write_text("mine"), {"problem": "cannot be written to: .* is not a folder"}),
     ],
 )
-def test_obstacles_are_refused_before_work(tmp_path: Path, name, make, message: str) -> None:
+def test_obstacles_are_refused_before_work(tmp_path: Path, name, make, fields: dict[str, str]) -> None:
     make(tmp_path / name)
     folder = tmp_path / "out" / "below" if name == "out" else tmp_path
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(OncoduetError, match=message), output(folder).staged():
+    with refused_with(**fields), output(folder).staged():
         pytest.fail("work began")
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -328,9 +332,8 @@ def test_a_folder_that_cannot_be_made_is_refused_even_to_root(tmp_path: Path) ->
     (tmp_path / "file").write_text("x")
     (tmp_path / "dangling").symlink_to(tmp_path / "gone")
     for folder in (tmp_path / "file", tmp_path / "file" / "x", tmp_path / "dangling", Path("/proc/1/x")):
-        with refused_with(problem="cannot be written to: ") as refused:
+        with refused_with(problem="^cannot be written to: .*$"):
             output(folder).check()
-        assert "\n" not in str(refused.value)
     require_folder(tmp_path / "new" / "deep")
 
 

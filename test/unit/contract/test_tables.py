@@ -77,22 +77,20 @@ def test_other_cells_are_not_numbers(tmp_path, cell):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "fields"),
     [
-        ("patient_id,psa\n10,1\n", "expected the column study_id, found patient_id, psa"),
-        ("patient_id,study_id,psa,psa\n10,1,2,3\n", "duplicate column 'psa'"),
-        ("patient_id,study_id,psa\n10,1\n", "line 2: expected 3 values, found 2"),
-        ("patient_id,study_id,psa\n", "no rows below the header"),
-        ("", "empty file instead of a table (columns "),
-        ("patient_id,study_id,psa\n".encode("utf-16"), "not a CSV table in UTF-8"),
-        ('patient_id,study_id,psa\n"10,1,2\n', "not a CSV table in UTF-8"),
+        ("patient_id,psa\n10,1\n", {"expected": "the column study_id", "found": "patient_id, psa"}),
+        ("patient_id,study_id,psa,psa\n10,1,2,3\n", {"problem": "duplicate column 'psa'"}),
+        ("patient_id,study_id,psa\n10,1\n", {"where": "marksheet.csv: line 2", "expected": "3 values", "found": "2"}),
+        ("patient_id,study_id,psa\n", {"problem": "no rows below the header"}),
+        ("", {"problem": r"empty file instead of a table \(columns "}),
+        ("patient_id,study_id,psa\n".encode("utf-16"), {"problem": "not a CSV table in UTF-8"}),
+        ('patient_id,study_id,psa\n"10,1,2\n', {"problem": "not a CSV table in UTF-8"}),
     ],
 )
-def test_what_leaves_the_meaning_open_is_refused(tmp_path, text, message):
-    with refused_with(r"marksheet\.csv") as raised:
+def test_what_leaves_the_meaning_open_is_refused(tmp_path, text, fields):
+    with refused_with(**{"where": r"marksheet\.csv$"} | fields):
         read_table(written(tmp_path, text), COLUMNS)
-
-    assert message in str(raised.value)
 
 
 def test_a_missing_table_is_named(tmp_path):
@@ -124,7 +122,7 @@ def test_a_cell_that_may_become_a_name_is_printable_and_short(tmp_path, cell):
     with refused_with(expected="a printable patient_id of 1 to 200 characters") as refused:
         read_table(path, COLUMNS)
     assert refused.value.where.startswith(f"{path}: line ")
-    assert len(str(refused.value)) < 1000
+    assert len(refused.value.found) < 500
 
 
 def test_line_breaks_in_headings_and_other_columns_become_escapes(tmp_path):
@@ -134,15 +132,13 @@ def test_line_breaks_in_headings_and_other_columns_become_escapes(tmp_path):
     assert row["PSA\\n(ng/ml)"] == "7"
 
 
-@pytest.mark.parametrize("typed", ["e\u0301", "\u00e9"])
-def test_a_letter_is_the_same_however_it_was_typed(tmp_path, typed):
-    (row,) = read_table(written(tmp_path, f"patient_id,study_id,psa\nAnn{typed},1,7\n"), COLUMNS).rows
-    assert row["patient_id"] == "Ann\u00e9"
-
-
-def test_spaces_of_spreadsheets_are_spaces(tmp_path):
-    (row,) = read_table(written(tmp_path, "patient_id,study_id,psa\nAnn\u00a0B\u3000C\u00a0,1,7\n"), COLUMNS).rows
-    assert row["patient_id"] == "Ann B C"
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [("Anne\u0301", "Ann\u00e9"), ("Ann\u00e9", "Ann\u00e9"), ("Ann\u00a0B\u3000C\u00a0", "Ann B C")],
+)
+def test_a_letter_or_space_is_the_same_however_it_was_typed(tmp_path, typed, read):
+    (row,) = read_table(written(tmp_path, f"patient_id,study_id,psa\n{typed},1,7\n"), COLUMNS).rows
+    assert row["patient_id"] == read
 
 
 @pytest.mark.parametrize(

@@ -110,11 +110,7 @@ def test_two_processes_give_the_same_bytes_and_warn_once(
         caplog.clear()
         (truth / "truth-index.zip").unlink(missing_ok=True)
         score(
-            predictions=tmp_path / "all",
-            truth=truth,
-            output=tmp_path / str(workers),
-            sweep_hits=True,
-            workers=workers,
+            predictions=tmp_path / "all", truth=truth, output=tmp_path / str(workers), sweep_hits=True, workers=workers
         )
         assert (truth / "truth-index.zip").exists() == (index == "written")
         warned.append([(each.name, each.getMessage()) for each in caplog.records])
@@ -231,18 +227,20 @@ def test_a_table_of_likelihoods_has_a_case_level_alone(truth, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lines", "message"),
+    ("lines", "fields"),
     [
-        (["a,0.9", "b,2", "c,0.1"], "line 3: expected a likelihood, a number in [0, 1], found '2'"),
-        (["a,0.9", "a,0.2", "b,0.1"], "line 3: duplicate case a"),
-        (["a,0.9", "b,0.2"], "no prediction for c of 3 cases"),
-        (["a,0.9", "b,0.2", "c,0.1", "d,0.1"], "predictions of cases that are not in"),
+        (
+            ["a,0.9", "b,2", "c,0.1"],
+            {"where": "line 3", "expected": r"a likelihood, a number in \[0, 1\]", "found": "'2'"},
+        ),
+        (["a,0.9", "a,0.2", "b,0.1"], {"where": "line 3", "problem": "duplicate case a"}),
+        (["a,0.9", "b,0.2"], {"problem": "no prediction for c of 3 cases"}),
+        (["a,0.9", "b,0.2", "c,0.1", "d,0.1"], {"problem": "predictions of cases that are not in"}),
     ],
 )
-def test_a_faulty_table_of_likelihoods_is_refused(truth, tmp_path, lines, message):
-    with pytest.raises(OncoduetError) as caught:
+def test_a_faulty_table_of_likelihoods_is_refused(truth, tmp_path, lines, fields):
+    with refused_with(**fields):
         score(predictions=table_of(tmp_path, lines), truth=truth, output=tmp_path / "out")
-    assert message in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 

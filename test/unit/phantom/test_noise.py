@@ -15,7 +15,7 @@ def test_rician_noise_has_its_known_moments():
     assert strong.std() == pytest.approx(0.1, rel=0.02)
 
 
-def test_ct_noise_has_its_standard_deviation_and_is_smooth_in_the_plane_only():
+def test_ct_noise_has_its_deviation_and_is_smooth_in_the_plane_only():
     grid = Grid((60, 50, 40), (1.0, 1.0, 3.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
     silent = np.full(grid.shape_zyx, 50.0, dtype=np.float32)
     noise = with_ct_noise(np.random.default_rng(1), silent, grid, sd_hu=8.0, kernel_mm=1.5) - silent

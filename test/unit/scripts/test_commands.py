@@ -67,16 +67,17 @@ def test_impossible_requests_are_one_line(run, bare, command, status, where, fou
     assert found in line
 
 
-def test_export_needs_the_installed_packages(run, bare):
-    ended = run(bare / "export.sh")
-    assert ended.status == 3
-    assert ended.stderr == "export.sh: .venv not found; ./demo.sh --install-only makes it\n"
-
-
-def test_demo_without_python_3_11_names_the_requirement(run, bare):
-    ended = run(bare / "demo.sh", "--install-only", environment={"PYTHON": "/no/python3.11"})
-    assert ended.status == 3
-    assert ended.stderr == "demo.sh: expected Python 3.11, found no /no/python3.11; PYTHON names another\n"
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["export.sh"], ".venv not found; ./demo.sh --install-only makes it"),
+        (["test.sh", "conformance", "oncoduet-algorithm"], ".venv not found; ./demo.sh --install-only makes it"),
+        (["demo.sh", "--install-only"], "expected Python 3.11, found no /no/python3.11; PYTHON names another"),
+    ],
+)
+def test_without_packages_or_python_3_11_they_are_named(run, bare, command, said):
+    ended = run(bare / command[0], *command[1:], environment={"PYTHON": "/no/python3.11"})
+    assert (ended.status, ended.stderr) == (3, f"{command[0]}: {said}\n")
     assert not (bare / ".venv").exists()
 
 
@@ -153,12 +154,6 @@ def test_conformance_without_an_engine_names_the_engines_tried(run, bare, withou
     assert (ended.status, ended.stdout) == (3, "")
     (line,) = ended.stderr.splitlines()
     assert "expected a container engine, found that neither" in line
-
-
-def test_conformance_needs_the_installed_packages(run, bare):
-    ended = run(bare / "test.sh", "conformance", "oncoduet-algorithm")
-    assert ended.status == 3
-    assert ended.stderr == "test.sh: .venv not found; ./demo.sh --install-only makes it\n"
 
 
 def test_build_for_cpu_does_not_take_another_build_of_torch(run, bare, tmp_path, make_wheel):

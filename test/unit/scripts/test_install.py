@@ -182,15 +182,19 @@ def test_another_build_of_torch_without_a_hash_is_refused(run, python, requireme
     assert "torch.txt or TORCH_REQUIREMENT accepts" in ended.stderr
 
 
-@pytest.mark.parametrize("arguments", [[], ["python"], ["python", "a.lock", "b.lock"], ["python", "a", "b", "c"]])
-def test_wrong_usage_ends_with_2(run, requirements, arguments):
+USAGE = (2, "install.sh: usage: install.sh PYTHON [torch.txt] LOCK\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        *((words, USAGE) for words in ([], ["python"], ["python", "a.lock", "b.lock"], ["python", "a", "b", "c"])),
+        (["/no/python", "small.lock"], (3, "install.sh: expected a Python 3.11, found no /no/python\n")),
+    ],
+)
+def test_wrong_usage_and_a_missing_python_are_named(run, requirements, arguments, said):
     ended = run(requirements / "install.sh", *arguments)
-    assert (ended.status, ended.stderr) == (2, "install.sh: usage: install.sh PYTHON [torch.txt] LOCK\n")
-
-
-def test_a_python_that_is_not_there_is_named(run, requirements):
-    ended = run(requirements / "install.sh", "/no/python", "small.lock")
-    assert (ended.status, ended.stderr) == (3, "install.sh: expected a Python 3.11, found no /no/python\n")
+    assert (ended.status, ended.stderr) == said
 
 
 def test_another_python_than_the_locks_were_made_for_is_refused(run, requirements, tmp_path):

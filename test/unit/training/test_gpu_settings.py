@@ -41,7 +41,7 @@ def test_without_a_table_a_profile_keeps_the_hash_that_it_had():
     assert fast.sha256 != demo.sha256 == "21eb333f923559b93f2f029753066a36fff71181610252cac35d95ca19268b59"
 
 
-def test_modern_computes_as_stock_nnunet_and_the_studys_profile_repeats_its_bits():
+def test_modern_computes_as_stock_nnunet_and_study_repeats_its_bits():
     fast = Compute(deterministic=False, cudnn_benchmark=True, compile="auto", amp="fp16")
     assert (load_profile("modern").compute, load_profile("rsna2022").compute) == (fast, Compute())
 

@@ -51,7 +51,7 @@ def by_place(run, kind, **more):
     return {bill.place: bill for bill in bills([run], kind, **more)}
 
 
-def test_images_are_billed_by_their_precision_and_labels_as_they_are_stored(planned, prepared_folder):
+def test_images_are_billed_by_precision_and_labels_as_they_are_stored(planned, prepared_folder):
     run = planned()
     shapes = [blosc2.open(str(path)).shape for path in prepared_folder.glob("cases/*_seg.b2nd")]
     voxels = sum(math.prod(shape) for shape in shapes)
@@ -158,7 +158,7 @@ def test_what_may_fit_the_main_memory_is_warned_of_and_tried(planned, free, forc
         assert ("the run: the training takes" in caplog.text) is warned
 
 
-def test_the_older_word_and_the_choice_change_no_hash_but_another_loader_does(planned, forced):
+def test_hashes_depend_on_the_loader_but_not_on_its_older_name(planned, forced):
     plain, auto, older, host, stock = (
         planned(profile=path).profile
         for path in (forced("device"), forced("auto"), forced("resident"), forced("host"), forced("nnunet"))

@@ -1,31 +1,21 @@
 import os
 import shutil
 import sys
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from types import SimpleNamespace
 
 import blosc2
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
 from programs import run
-from refusals import refused_with
-from studies import read_study, read_study_label
 
-from contract.archive.studies import find_studies
 from contract.card import load_card
-from contract.errors import OncoduetError
-from contract.files.atomic import write_json
 from contract.files.reading import read_json, sha256_file
 from contract.images.grid import Grid
 from contract.images.volume import Volume, read_label, read_volume, write_volume
 from training.__main__ import main
 from training.dataloading.resident_studies import read_preprocessed_label
-from training.dataset import nnunet_planning
 from training.dataset.lesion_instances import number_lesions
-from training.dataset.nnunet_folders import nnunet_folders
 from training.dataset.prepared import load_prepared
 
 
@@ -107,58 +97,6 @@ def test_quantitative_channels_keep_their_scale_between_patients(tmp_path, write
     inside = (adc_plain > low + 1) & (adc_plain < high - 1) & (adc_scaled > low + 1) & (adc_scaled < high - 1)
     assert inside.sum() > 20
     np.testing.assert_allclose(adc_scaled[inside] / adc_plain[inside], 1.15, rtol=1e-4)
-
-
-def test_channel_names_for_nnunet_are_normalisation_schemes():
-    dataset = nnunet_planning.dataset_json(load_card("cspca-picai"), studies=7)
-    assert dataset["channel_names"] == {"0": "zscore", "1": "CT", "2": "zscore"}
-    assert dataset["labels"] == {"background": 0, "lesion": 1}
-
-
-def test_the_fingerprint_equals_nnunets_own(archive, tmp_path, monkeypatch):
-    card = load_card("cspca-picai")
-    stacked = {}
-    name = "Dataset001_stock"
-    raw = tmp_path / "raw" / name
-    raw.mkdir(parents=True)
-    listing = {}
-    for study in find_studies(archive, card, labels_required=True):
-        image = read_study(card, study.channels, name=study.case_id)
-        label = read_study_label(card, study.label, image)
-        stacked[study.case_id] = (image.array, label, image.placement.spacing_mm_zyx)
-        files = {f"{study.case_id}_{i:04d}.mha": channel for i, channel in enumerate(image.array)}
-        files[f"{study.case_id}.mha"] = label
-        for file, array in files.items():
-            write_volume(raw / file, Volume(array, image.grid))
-        *images, truth = (str(raw / file) for file in files)
-        listing[study.case_id] = {"images": images, "label": truth}
-    dataset = nnunet_planning.dataset_json(card, studies=len(stacked))
-    write_json(raw / "dataset.json", dataset | {"dataset": listing})
-
-    pools = SimpleNamespace(get_context=lambda _: SimpleNamespace(Pool=ThreadPool))
-    monkeypatch.setattr(fingerprint_extractor, "multiprocessing", pools)
-    folders = {"raw": tmp_path / "raw", "preprocessed": tmp_path / "preprocessed", "results": tmp_path / "results"}
-    with nnunet_folders(**folders, loader_processes=1):
-        extractor = fingerprint_extractor.DatasetFingerprintExtractor(name, 1)
-        extractor.num_foreground_voxels_for_intensitystats = 500 * len(stacked)
-        stock = extractor.run()
-    ours = nnunet_planning.fingerprint(
-        [nnunet_planning.study_fingerprint(each, samples=500) for each in stacked.values()]
-    )
-
-    assert ours["shapes_after_crop"] == [list(map(int, shape)) for shape in stock["shapes_after_crop"]]
-    np.testing.assert_allclose(ours["spacings"], stock["spacings"], rtol=1e-6)
-    assert ours["median_relative_size_after_cropping"] == stock["median_relative_size_after_cropping"]
-    for channel, expected in stock["foreground_intensity_properties_per_channel"].items():
-        assert ours["foreground_intensity_properties_per_channel"][str(channel)] == pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("studies", "largest", "expected"),
-    [(40, 900, 9_000), (1000, 50_000, 100_000), (10, 2_000_000, 10_000_000)],  # the last two: nnU-Net's own number
-)
-def test_foreground_samples_are_limited_by_the_foreground(studies, largest, expected):
-    assert nnunet_planning.samples_per_case(studies=studies, largest_foreground_voxels=largest) == expected
 
 
 def edit_volume(path, change):
@@ -426,32 +364,6 @@ def test_a_failed_preparation_keeps_an_earlier_one(archive, tmp_path):
     (archive / "103" / "103_1_adc.mha").unlink()
     assert run_prepare(archive, tmp_path / "out") == 3
     assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*")) == before
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "message"),
-    [
-        ("plans.json", "{}", r"plans\.json: \d+ faults: .*configurations: Field required"),
-        ("dataset.json", "[]", r"dataset\.json: 1 fault: "),
-        ("cases/x.npz", "", r"cases: expected only preprocessed studies, found 'x\.npz'"),
-        ("cases/102_1_seg.b2nd", None, r"102_1_seg\.b2nd: preprocessed study not found"),
-        ("card.toml", ("0.1", "0.2"), r"card\.toml: does not match the hash in prepared\.json"),
-    ],
-)
-def test_a_prepared_dataset_with_other_files_is_refused(sealed, file, text, message, own_prepared):
-    path = own_prepared / file
-    if text is None:
-        path.unlink()
-    else:
-        path.write_text(text if isinstance(text, str) else path.read_text().replace(*text))
-    sealed(own_prepared)
-    with pytest.raises(OncoduetError, match=message):
-        load_prepared(own_prepared)
-
-
-def test_a_folder_that_is_no_prepared_dataset_is_refused(tmp_path):
-    with refused_with(r"prepared\.json", "file not found"):
-        load_prepared(tmp_path)
 
 
 def test_a_card_with_its_own_geometry_and_classes_is_prepared(archive, tmp_path, write_study):

@@ -12,7 +12,6 @@ import pytest
 from paths import PROJECT
 from refusals import refused_with
 
-from contract.errors import OncoduetError
 from contract.files import leases
 from contract.files.atomic import write_text
 from contract.files.leases import LIFETIME_S, Lease, lease_holder, require_leases, unshared_flock
@@ -90,7 +89,7 @@ def age(path: Path, seconds: float) -> None:
 
 
 @pytest.mark.usefixtures("no_flock")
-def test_where_flock_fails_a_lease_excludes_others_and_is_free_at_once_afterwards(path):
+def test_a_lease_without_flock_excludes_others_and_is_freed_at_once(path):
     assert not is_locked(path)
     for _ in range(3):
         with exclusive_lock(path, path.parent, "other process at work", holder="the first"):
@@ -156,7 +155,7 @@ def test_of_many_processes_one_at_a_time_is_inside(path):
 
 
 @pytest.mark.usefixtures("no_flock")
-def test_a_killed_holder_of_this_machine_is_known_and_of_another_after_its_time(path, monkeypatch):
+def test_a_killed_holder_is_known_here_and_elsewhere_after_its_lifetime(path, monkeypatch):
     holder = start(HOLD, path)
     assert holder.stdout.readline() == "held\n"
     assert lease_holder(path) == "the first"
@@ -211,7 +210,7 @@ def test_a_holder_that_slept_takes_its_lease_anew_unless_another_has(path, forei
         first.require()
         assert newest(path).name == ".lock.lease-2"
         age(path, LIFETIME_S)
-        with Lease(path, "the second"), pytest.raises(OncoduetError, match="lease lost"):
+        with Lease(path, "the second"), refused_with(problem="^lease lost"):
             require_leases(path.parent / "folder" / "file")
         require_leases(Path("/elsewhere/file"))
 

@@ -5,7 +5,6 @@ import pytest
 from refusals import refused_with
 from scipy import ndimage
 
-from contract.errors import OncoduetError
 from contract.images.probability import UNDERSHOOT, as_probabilities
 
 NEXT_ABOVE_1 = float(np.nextafter(np.float32(1), np.float32(2)))  # 1 + 2^-23 = 1.0000001
@@ -51,9 +50,8 @@ def test_rounding_errors_count_as_0_or_1_with_a_warning(
     ],
 )
 def test_another_scale_is_refused_with_its_extremes_in_all_digits(values: list[float], found: str) -> None:
-    with pytest.raises(OncoduetError) as refused:
+    with refused_with("^a.mha$", expected=r"^confidences in \[0, 1\]$", found=f"^{found}$"):
         as_probabilities(np.array(values, np.float32), source="a.mha", what="confidences")
-    assert str(refused.value) == f"a.mha: expected confidences in [0, 1], found {found}"
 
 
 def test_a_spline_swings_less_below_0_than_is_allowed_in_maps() -> None:

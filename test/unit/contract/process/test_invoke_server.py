@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from paths import PROJECT
 from programs import python
+from refusals import refused_with
 
 from contract.errors import UsageError
 from contract.process.invoke_server import MOST_CALLERS, serve
@@ -187,18 +188,14 @@ def test_no_answer_is_lost_at_sigterm(tmp_path, wish, expected):
         service.process.stderr.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_quietly(start, number):
-    service = start()
-    service.until(200)
+@pytest.mark.parametrize(
+    ("number", "seconds_to_load", "health"),
+    [(signal.SIGTERM, 0, 200), (signal.SIGINT, 0, 200), (signal.SIGTERM, 60, 503)],  # `end` waits for less
+)
+def test_a_signal_ends_it_quietly_also_while_it_loads(start, number, seconds_to_load, health):
+    service = start(seconds_to_load=seconds_to_load)
+    service.until(health)
     status, _, stderr = service.end(number)
-    assert (status, stderr) == (0, "")
-
-
-def test_sigterm_ends_it_while_it_loads(start):
-    service = start(seconds_to_load=60)
-    service.until(503)
-    status, _, stderr = service.end()  # which waits for less
     assert (status, stderr) == (0, "")
 
 
@@ -337,8 +334,9 @@ def test_a_thousand_idle_callers_take_no_descriptors_from_the_case(start):
 
 @pytest.mark.parametrize("port", [-1, 65536, 10**20])
 def test_invalid_port_is_wrong_usage(port):
-    with pytest.raises(UsageError, match=f"^--port: expected 0 to 65535, found {port}$"):
+    with refused_with("^--port$", expected="^0 to 65535$", found=f"^{port}$") as refused:
         serve(lambda: lambda: None, port=port)
+    assert isinstance(refused.value, UsageError)
 
 
 def _peak_kb(service: Service) -> int:

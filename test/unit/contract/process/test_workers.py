@@ -1,6 +1,7 @@
 """Several processes: order, what they log, how they end. That results are the same is tested with each command."""
 
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from paths import PROJECT
 from pieces_of_work import speak, threads_of
 from refusals import refused_with
 
-from contract.process.workers import THREADS, Workers, shared_threads
+from contract.process.workers import THREADS, Workers, each_of, shared_threads
 
 
 def test_what_processes_log_is_told_once_and_in_order(caplog):
@@ -103,3 +104,27 @@ def test_all_processes_end_with_the_one_that_asked(tmp_path, number, code):
     while processes_of(program.pid) and time.monotonic() < until:
         time.sleep(0.05)
     assert processes_of(program.pid) == []
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_results_come_in_the_order_of_the_pieces(workers):
+    assert list(each_of(math.factorial, range(5), workers=workers)) == [1, 1, 2, 6, 24]
+
+
+@pytest.mark.parametrize("fault", [OSError(30, "Read-only file system"), FileNotFoundError(2, "No such file")])
+def test_without_semaphores_one_process_does_all_the_work_and_says_so(monkeypatch, caplog, fault):
+    """As where /dev/shm is read-only, not mounted or not ours: the operating system refuses each semaphore."""
+
+    def refuse(*_, **__):
+        raise fault
+
+    monkeypatch.setattr("_multiprocessing.SemLock", refuse)
+    with caplog.at_level(logging.WARNING, "contract.process.workers"):
+        assert list(each_of(math.factorial, range(5), workers=2)) == [1, 1, 2, 6, 24]
+    (message,) = [record.message for record in caplog.records]
+    assert message.startswith("--workers 2: cannot start processes here (")
+
+
+def test_a_killed_process_is_reported_in_one_line():
+    with refused_with("--workers 2", "a process was killed"):
+        list(each_of(signal.raise_signal, [signal.SIGKILL], workers=2))

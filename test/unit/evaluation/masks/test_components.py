@@ -3,7 +3,8 @@ import pytest
 from evaluation_makers import find_components
 from scipy import ndimage
 
-from evaluation.masks.components import intersections, without_narrow_links
+from evaluation.masks import components
+from evaluation.masks.components import ScatteredError, connect, intersections, without_narrow_links
 
 
 def test_voxels_that_meet_in_a_corner_are_one_component():
@@ -82,3 +83,15 @@ def test_a_component_that_stays_in_one_piece_stays_as_it_is():
     image[0, 0, :] = True  # thin all over
     components = find_components(image)
     assert without_narrow_links(components, 3)[0] is components
+
+
+@pytest.mark.parametrize(
+    ("limit", "found"), [("MOST_VOXEL_RUNS", "runs of voxels along x"), ("MOST_COMPONENTS", "connected")]
+)
+def test_the_limits_are_reached_by_one_more(monkeypatch: pytest.MonkeyPatch, limit: str, found: str) -> None:
+    voxels = np.arange(0, 60, 3)
+    monkeypatch.setattr(components, limit, 20)
+    assert len(connect(voxels, (1, 1, 60))) == 20
+    monkeypatch.setattr(components, limit, 19)
+    with pytest.raises(ScatteredError, match=f"expected at most 19 {found}.*, found 20$"):
+        connect(voxels, (1, 1, 60))

@@ -6,6 +6,7 @@ Headers are read as everywhere: ``contract/images`` has their tests, against Sim
 import gzip
 import logging
 import os
+import re
 import struct
 import tracemalloc
 import zlib
@@ -15,7 +16,6 @@ import pytest
 import SimpleITK as sitk
 from refusals import refused_with
 
-from contract.errors import OncoduetError
 from contract.images.grid import Grid
 from contract.images.volume import Volume, read_label, read_volume, to_image, write_volume
 from evaluation.masks import sparse_image
@@ -178,8 +178,9 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, image, name):
     begin = 900 if name == "a.mha" else 360
     for end in np.linspace(begin, len(data) - 1, 25).astype(int):
         path.write_bytes(data[:end])
-        with pytest.raises(OncoduetError, match=r"a\.\w+.*truncated|a\.\w+.*header"):
+        with refused_with(path.name) as refused:
             read_confidences(open_image(path))
+        assert re.search("truncated|header", refused.value.problem or refused.value.found)
     path.write_bytes(data)
     assert read_confidences(open_image(path)).voxels.size > 6
 
@@ -195,45 +196,46 @@ def test_a_changed_byte_is_refused_by_the_checksum(tmp_path, image):
 
 
 @pytest.mark.parametrize(
-    ("header", "change", "message"),
+    ("header", "change", "expected", "found"),
     [
-        ({}, lambda voxels: voxels + bytes(4), "expected 420 bytes of voxels, found more"),
-        ({}, lambda voxels: voxels[:-4], "expected 420 bytes of voxels, found 416: truncated"),
-        ({"CompressedDataSize": "99"}, bytes, r"expected 99 bytes of compressed voxels .*, found 19: truncated"),
+        ({}, lambda voxels: voxels + bytes(4), "420 bytes of voxels", "more"),
+        ({}, lambda voxels: voxels[:-4], "420 bytes of voxels", "416: truncated"),
+        ({"CompressedDataSize": "99"}, bytes, "99 bytes of compressed voxels .*", "19: truncated"),
         # ITK 5.4 takes a CompressedDataSize that is 0 or absent at its word, and reads noise
         *(
-            ({"CompressedDataSize": size}, bytes, rf"length of the compressed voxels .*, found {size or 'none'}$")
+            ({"CompressedDataSize": size}, bytes, "length of the compressed voxels .*", size or "none")
             for size in ("0", "-1", None)
         ),
     ],
 )
-def test_another_number_of_voxels_than_in_the_header_is_refused(tmp_path, small, header, change, message):
+def test_another_number_of_voxels_than_in_the_header_is_refused(tmp_path, small, header, change, expected, found):
     path = tmp_path / "a.mha"
     data = meta(header, zlib.compress(change(small.tobytes())))
     path.write_bytes(data.replace(b"CompressedDataSize = None\n", b""))
-    with pytest.raises(OncoduetError, match=rf"a\.mha: .*{message}"):
+    with refused_with("a.mha$", expected=expected, found=f"^{found}$"):
         read_confidences(open_image(path))
 
 
 @pytest.mark.parametrize(
-    ("size", "stream", "message", "most_bytes"),
+    ("size", "stream", "expected", "found", "most_bytes"),
     [
-        ("7 5 3", lambda: bytes(1 << 28), "found more", 2e6),
-        ("100000 100000 1000", lambda: bytes(1 << 24), "at most 2147483648 voxels, found 10000000000000", 2e6),
+        ("7 5 3", lambda: bytes(1 << 28), "420 bytes of voxels", "more", 2e6),
+        ("100000 100000 1000", lambda: bytes(1 << 24), "at most 2147483648 voxels", "10000000000000", 2e6),
         (
             "1000 1000 50",
             lambda: bytes(1 << 24) + os.urandom(1 << 18),
-            "expected 200000000 bytes of voxels, found 17039360: truncated",
+            "200000000 bytes of voxels",
+            "17039360: truncated",
             8e6,
         ),
     ],
 )
-def test_endless_streams_and_huge_headers_take_no_memory(tmp_path, size, stream, message, most_bytes):
+def test_endless_streams_and_huge_headers_take_no_memory(tmp_path, size, stream, expected, found, most_bytes):
     path = tmp_path / "a.mha"
     path.write_bytes(meta({"DimSize": size}, zlib.compress(stream())))
     tracemalloc.start()
     try:
-        with pytest.raises(OncoduetError, match=f"{message}$"):
+        with refused_with(expected=f"^{expected}$", found=f"^{found}$"):
             read_confidences(open_image(path))
         assert tracemalloc.get_traced_memory()[1] < most_bytes
     finally:

@@ -10,7 +10,6 @@ from picai_eval.eval import evaluate_case
 from refusals import refused_with
 
 from contract.card import load_card
-from contract.errors import OncoduetError
 from contract.images.grid import Grid
 from evaluation.matching.cases import MatchingRule, PredictionFiles, read_case, read_case_as_picai_eval, read_likelihood
 
@@ -63,17 +62,17 @@ OUT_OF_RANGE = ("1.00001", "1.01", "229.0", "-0.1", "true", '"0.5"', "null", "[0
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "fields"),
     [
-        *((text, r"a\.json: expected a likelihood, a number in \[0, 1\], found") for text in OUT_OF_RANGE),
-        *((text, r"a\.json: not valid JSON") for text in ("NaN", "Infinity", "", "0.5 0.5")),
-        (None, r"a\.json: "),
+        *((text, {"where": r"a\.json", "expected": r"a likelihood, a number in \[0, 1\]"}) for text in OUT_OF_RANGE),
+        *((text, {"where": r"a\.json", "problem": "not valid JSON"}) for text in ("NaN", "Infinity", "", "0.5 0.5")),
+        (None, {"where": r"a\.json"}),
     ],
 )
-def test_any_other_likelihood_is_refused(tmp_path, text, message):
+def test_any_other_likelihood_is_refused(tmp_path, text, fields):
     if text is not None:
         (tmp_path / "a.json").write_text(text)
-    with pytest.raises(OncoduetError, match=message):
+    with refused_with(**fields):
         read_likelihood(tmp_path / "a.json")
 
 
@@ -111,15 +110,15 @@ def test_a_label_map_stored_as_float_is_read_when_its_values_are_whole(workshop)
 
 
 @pytest.mark.parametrize(
-    ("value", "dtype", "message"),
+    ("value", "dtype", "fields"),
     [
-        (0.5, np.float32, r"map\.nii\.gz: expected whole numbers in a label map"),
-        (9, np.uint8, r"map\.nii\.gz: expected label values \[0, 1, 2, 3, 4, 5\], found \[9\]"),
+        (0.5, np.float32, {"where": r"map\.nii\.gz", "expected": "whole numbers in a label map"}),
+        (9, np.uint8, {"where": r"map\.nii\.gz", "expected": r"label values \[0, 1, 2, 3, 4, 5\]", "found": r"\[9\]"}),
     ],
 )
-def test_faulty_label_map_is_refused(workshop, value, dtype, message):
+def test_faulty_label_map_is_refused(workshop, value, dtype, fields):
     path = workshop.write(workshop.root / "map.nii.gz", workshop.image({value: workshop.box}, dtype))
-    with pytest.raises(OncoduetError, match=message):
+    with refused_with(**fields):
         read_lesions(path, MatchingRule.of(workshop.card))
 
 

@@ -11,11 +11,11 @@ import pytest
 from matplotlib.image import imread
 from report_makers import (
     WHOLE,
+    compared_table,
     made,
     marksheet,
     quickly_judged,
     readers_csv,
-    table_of_runs,
     words_of,
 )
 
@@ -305,8 +305,8 @@ def test_every_approximate_p_is_marked_wherever_it_is_printed(scores, tmp_path):
     assert "comparisons.csv" in with_p
 
 
-def test_a_table_of_runs_claims_nothing_of_cases(tmp_path):
-    verdict, words = table_of_runs(tmp_path, {"a": (0,), "b": (0,)}, "[margin]\nauroc = 0.05\n")
+def test_a_compared_table_claims_nothing_of_cases(tmp_path):
+    verdict, words = compared_table(tmp_path, {"a": (0,), "b": (0,)}, "[margin]\nauroc = 0.05\n")
     said = " ".join(notes(verdict))
     assert "no margin" not in said
     assert "The table of runs holds no cases" in said
@@ -325,8 +325,8 @@ def test_a_table_of_runs_claims_nothing_of_cases(tmp_path):
     assert summary(verdict).startswith("By AUROC, a against b: on this test set the runs of a rank above those of b (")
 
 
-def test_a_table_of_runs_gives_the_reason_of_what_it_cannot_compare(tmp_path):
-    verdict, words = table_of_runs(tmp_path, {"a": (0, 1), "b": (2, 3), "c": (0, 1)})
+def test_a_compared_table_gives_the_reason_of_what_it_cannot_compare(tmp_path):
+    verdict, words = compared_table(tmp_path, {"a": (0, 1), "b": (2, 3), "c": (0, 1)})
     assert any(note.startswith("a and b; b and c: the ranking of the runs") for note in notes(verdict))
     assert words.count("This test set: they share no fold") == 2
     assert "2 of 3 comparisons could not be made, for the reasons below." in summary(verdict)

@@ -1,7 +1,6 @@
 import pytest
 from refusals import refused_with
 
-from contract.errors import OncoduetError
 from evaluation.statistics.analysis_file import EXPLORATORY, read_analysis
 
 FULL = """
@@ -70,7 +69,7 @@ def test_unknown_configuration_is_refused(tmp_path):
     ],
 )
 def test_faults_in_the_file_are_refused(tmp_path, text, fault):
-    with pytest.raises(OncoduetError, match=fault):
+    with refused_with(r"\.toml$", fault):
         read_analysis(analysis_file(tmp_path, text))
 
 

@@ -1,3 +1,5 @@
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -34,5 +36,20 @@ def write_run():
         if device == "cuda":
             record = record.model_copy(update={"gpu_s": record.wall_s})
         write_record(planned.folder.record, record)
+
+    return write
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """Commands in front of, or in place of, all others."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+
+    def write(only: bool = False, **scripts: str) -> None:
+        for name, script in scripts.items():
+            (folder / name).write_text(f"#!/bin/bash\n{script}\n")
+            (folder / name).chmod(stat.S_IRWXU)
+        monkeypatch.setenv("PATH", str(folder) if only else f"{folder}{os.pathsep}{os.environ['PATH']}")
 
     return write

@@ -4,7 +4,6 @@ import pytest
 import torch
 from refusals import refused_with
 
-from contract.errors import OncoduetError
 from training.campaign.devices import chosen_devices, in_a_child, see_only, visible_devices
 
 
@@ -24,7 +23,7 @@ def test_devices_that_are_not_there_are_refused():
 
 
 def test_a_gpu_that_torch_cannot_use_is_refused_in_the_process_that_asked(useless_gpu):
-    with pytest.raises(OncoduetError, match=r"--device auto: expected to use the machine's GPU \(Tesla T4\), found"):
+    with refused_with("--device auto", expected=r"to use the machine's GPU \(Tesla T4\)"):
         chosen_devices(None, device="auto")
     assert chosen_devices(None, device="cpu") == ()
 

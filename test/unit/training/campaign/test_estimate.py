@@ -32,7 +32,7 @@ def test_the_weights_take_what_was_expected(campaign_file, tmp_path):
     assert needs(run).checkpoint == 2 * needs(run).weights  # keeps the final weights: network and momentum
 
 
-def test_processes_share_the_training_set_and_have_their_own_lesion_numbers(campaign_file, prepared_folder):
+def test_processes_share_the_training_set_but_not_the_lesion_numbers(campaign_file, prepared_folder):
     shapes = [blosc2.open(str(path)).shape for path in prepared_folder.glob("cases/*_seg.b2nd")]
     campaign = load_campaign(campaign_file(configurations=["retina-unet", "ce"]))
     runs = {planned.run.configuration.name: planned.run for planned in campaign.planned}

@@ -51,7 +51,7 @@ def test_each_gpu_keeps_what_it_can_hold_and_a_busy_one_gets_no_run(planned):
 
 
 @pytest.mark.parametrize(("named", "named_gpu"), [([0, 1], 0), (None, 1)])
-def test_a_campaign_is_refused_by_the_gpu_that_it_names_or_the_freest_of_all(campaign_file, named, named_gpu):
+def test_a_campaign_is_measured_against_the_named_or_the_freest_gpu(campaign_file, named, named_gpu):
     resources = {} if named is None else {"devices": named}
     campaign = load_campaign(campaign_file(resources=resources))
     step = needs(campaign.planned[0].run).on_cuda

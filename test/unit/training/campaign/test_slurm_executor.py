@@ -1,6 +1,5 @@
 """What the Slurm executor decides, with shell scripts for Slurm's commands; a real Slurm is in ``end_to_end/slurm``."""
 
-import os
 import signal
 import stat
 import subprocess
@@ -13,31 +12,13 @@ from paths import PROJECT
 from refusals import refused_with
 from submitit.core.utils import DelayedSubmission, cloudpickle_dump
 
-from contract.files.atomic import write_json
-from contract.files.reading import read_json
 from contract.records import read_record, write_record
 from training.campaign import load_campaign
 from training.campaign.campaign_file import SlurmOptions
 from training.campaign.slurm_executor import Work, job_device
-from training.campaign.slurm_queue import JobBook, JobsRecord, Queued, look_at_queue, messages_of, queue_messages
-from training.campaign.status import StatusMonitor
+from training.campaign.slurm_queue import JobBook, JobsRecord
 
 FAST = {"poll_seconds": 0.05, "max_attempts": 2}
-
-
-@pytest.fixture
-def commands(tmp_path, monkeypatch):
-    """Commands in front of, or in place of, all others."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-
-    def write(only: bool = False, **scripts: str) -> None:
-        for name, script in scripts.items():
-            (folder / name).write_text(f"#!/bin/bash\n{script}\n")
-            (folder / name).chmod(stat.S_IRWXU)
-        monkeypatch.setenv("PATH", str(folder) if only else f"{folder}{os.pathsep}{os.environ['PATH']}")
-
-    return write
 
 
 def jobs_of(folder):
@@ -236,14 +217,6 @@ def test_a_silent_squeue_does_not_keep_a_campaign_from_ending(
     assert [(job.id, job.over) for job in jobs_of(tmp_path)] == [("7", "finished" if state == "finished" else "ended")]
 
 
-def test_an_old_squeue_is_asked_in_words_that_it_knows(commands):
-    commands(
-        squeue='for word; do [ "$word" != --me ] || { echo "squeue: unrecognized option --me" >&2; exit 1; }; done\n'
-        f'[ "$1" = --user={os.getuid()} ] && echo "7|RUNNING|None|x"'
-    )
-    assert look_at_queue() == {"7": Queued("RUNNING", "None", "x")}
-
-
 @pytest.mark.parametrize(
     ("scontrol", "asked", "arrays"),
     [
@@ -307,36 +280,6 @@ def test_a_job_whose_gpu_cannot_be_used_makes_nothing_on_the_cpu(campaign_file, 
     assert not (tmp_path / "runs").exists()
 
 
-def test_one_question_lists_all_jobs_and_silence_is_no_answer(commands):
-    commands(squeue='echo "5_0|RUNNING|None|a"; echo "6|PENDING|QOSMaxJobs|b|c"; echo "?"')
-    assert look_at_queue() == {"5_0": Queued("RUNNING", "None", "a"), "6": Queued("PENDING", "QOSMaxJobs", "b|c")}
-    commands(squeue="exit 1")
-    assert look_at_queue() is None
-
-
-def test_the_table_says_what_waits_and_why(campaign_file, commands, tmp_path, write_run):
-    campaign = load_campaign(campaign_file())
-    names = [planned.name for planned in campaign.planned]
-    write_run(campaign.planned[0], "running", epochs=1)
-    book = JobBook(tmp_path / "runs")
-    book.announce("aaa", [[name] for name in names])
-    book.number("aaa", ["9_0", "9_1", "9_2", "9_3"])
-    commands(
-        squeue='echo "9_0|RUNNING|None|x"; echo "9_1|PENDING|Priority|x"; echo "9_2|PENDING|QOSMaxJobs|x"\n'
-        'echo "9_3|CANCELLED|None|x"'
-    )
-    monitor = StatusMonitor(campaign)
-    messages = queue_messages(monitor.look())
-    runs = monitor.look(messages).runs
-    assert [(run.state, run.message) for run in runs] == [
-        ("running", ""),
-        ("queued", ""),
-        ("queued", "QOSMaxJobs"),
-        ("planned", ""),
-    ]
-    assert messages_of(book.open, {}, {}) == {}
-
-
 def test_memory_that_a_job_is_given_must_be_enough(campaign_file, commands, refusal):
     commands(sbatch="exit 1", squeue="true", srun="true")
     message = refusal("campaign", campaign_file(slurm={"memory_gb": 0.1}), "--executor", "slurm")
@@ -352,24 +295,6 @@ def test_a_job_makes_its_runs_in_packs_and_requeues_itself(campaign_file, record
     assert isinstance(again, DelayedSubmission)
     assert again.function == work
     assert work() == [("ce_fold0_restart1", "", False), ("ce_fold2_restart1", "", False)]
-
-
-def test_a_damaged_job_book_is_named(tmp_path):
-    (tmp_path / "runs" / "slurm").mkdir(parents=True)
-    (tmp_path / "runs" / "slurm" / "jobs.json").write_text("{}x")
-    with refused_with(r"jobs\.json", "not valid JSON"):
-        JobBook(tmp_path / "runs")
-
-
-@pytest.mark.parametrize("number", ["../../elsewhere", "/etc/passwd", "", "a_b", "1" * 300])
-def test_a_job_number_that_is_none_leads_nowhere(campaign_file, tmp_path, number, refusal):
-    job = {"batch": "b", "runs": ["ce_fold0_restart1"], "id": number, "submitted": "x"}
-    (tmp_path / "runs" / "slurm").mkdir(parents=True)
-    write_record(tmp_path / "runs" / "slurm" / "jobs.json", JobsRecord())
-    record = read_json(tmp_path / "runs" / "slurm" / "jobs.json")
-    write_json(tmp_path / "runs" / "slurm" / "jobs.json", record | {"jobs": [job]})
-    message = refusal("status", campaign_file(configurations=["ce"], folds=[0]))
-    assert "jobs.json: 1 fault: jobs.0.id: " in message
 
 
 def test_ctrl_c_leaves_the_jobs_in_the_queue_and_says_so(campaign_file, commands, tmp_path):

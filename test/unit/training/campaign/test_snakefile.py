@@ -104,7 +104,7 @@ def test_runs_made_otherwise_tell_how_long_an_epoch_takes(campaign_file, emitted
     assert an_epoch_takes == []
 
 
-def test_a_run_of_an_engine_that_is_not_counted_asks_for_no_memory_of_its_own(campaign_file, emitted):
+def test_a_run_of_an_uncounted_engine_requests_no_memory(campaign_file, emitted):
     made = emitted(campaign_file(configurations=["nndet"], folds=[0]))
     (run,) = made["runs"].values()
     assert run["runtime"] == 24 * 60

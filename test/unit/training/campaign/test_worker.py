@@ -2,10 +2,8 @@
 
 import gc
 import os
-import random
 import signal
 
-import numpy as np
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
@@ -14,9 +12,7 @@ from refusals import refused_with
 
 from contract.errors import OncoduetError
 from contract.records import RunRecord, read_record
-from training.interleaving import Clock, interleave, run_to_end
 from training.make_run import RunRequest, execute, execute_together
-from training.nnunet.process_state import ProcessState
 from training.nnunet.trainer import Trainer
 
 LOSSES = [("ce", 1), ("ce", 2), ("focal", 1), ("ce-dice", 1)]
@@ -147,71 +143,3 @@ def test_two_runs_for_one_folder_are_refused(planned, tmp_path):
         execute_together(
             [RunRequest(planned(), tmp_path / "run"), RunRequest(planned("focal"), tmp_path / "run")], device="cpu"
         )
-
-
-def test_random_numbers_of_training_and_process_are_independent():
-    def draw():
-        return random.random(), float(np.random.rand()), float(torch.rand(1))  # noqa: NPY002
-
-    def seed(value):
-        random.seed(value)
-        np.random.seed(value)  # noqa: NPY002
-        torch.manual_seed(value)
-
-    seed(1)
-    undisturbed = [draw() for _ in range(4)]
-    state = ProcessState(torch.device("cpu"), threads=1)
-    seed(1)
-    with state.context():
-        seed(1)
-        inside = [draw(), draw()]
-    outside = [draw(), draw()]
-    with state.context():
-        inside += [draw(), draw()]
-    assert inside == undisturbed
-    assert outside == undisturbed[:2]
-
-
-def test_threads_are_a_trainings_own():
-    before = torch.get_num_threads()
-    with ProcessState(torch.device("cpu"), threads=before + 1).context():
-        assert torch.get_num_threads() == before + 1
-    assert torch.get_num_threads() == before
-
-
-def test_a_clock_counts_its_own_steps_only():
-    clock = Clock()
-    with clock.running():
-        sum(range(300_000))
-        during = clock.seconds()
-    counted = clock.seconds()
-    sum(range(3_000_000))
-    assert clock.seconds() == counted
-    assert counted[0] >= during[0] > 0
-
-
-def test_each_step_and_the_closing_is_within_a_context():
-    said = []
-
-    class Turn:
-        def __enter__(self):
-            said.append("in")
-
-        def __exit__(self, *_):
-            said.append("out")
-
-    def training():
-        try:
-            yield said.append("step")
-            yield said.append("step")
-        finally:
-            said.append("closed")
-        return 7
-
-    assert run_to_end(interleave(training(), Turn)) == 7
-    assert said == ["in", "step", "out", "in", "step", "out", "in", "closed", "out", "in", "out"]
-    said.clear()
-    abandoned = interleave(training(), Turn)
-    next(abandoned)
-    abandoned.close()
-    assert said == ["in", "step", "out", "in", "closed", "out"]

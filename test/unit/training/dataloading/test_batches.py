@@ -1,20 +1,15 @@
-"""The resident studies and the batches cut from them."""
+"""Batches cut from resident studies."""
 
-import gc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from batchgeneratorsv2.transforms.utils.cropping import crop_tensor
-from refusals import refused_with
 
-from contract.errors import OncoduetError
-from contract.images.volume import read_volume
-from network.inference.memory_plan import Budget
 from training.dataloading.batches import Cut, ResidentBatches
 from training.dataloading.patch_sampling import PatchSampler
-from training.dataloading.resident_studies import ResidentStudies, ResidentStudy, resident_studies, study_sizes
+from training.dataloading.resident_studies import ResidentStudy, resident_studies
 from training.make_run import RunRequest, execute, execute_together
 from training.nnunet.trainer import build_trainer
 from training.run_folder.folder import RunFolder
@@ -42,12 +37,7 @@ def batches(trainer):
     stock, _ = trainer().get_dataloaders()
 
     def build(
-        batch_size=4,
-        foreground=0.5,
-        sampler=stock.sampler,
-        case_ids=stock.case_ids,
-        studies=stock.studies,
-        device=None,
+        batch_size=4, foreground=0.5, sampler=stock.sampler, case_ids=stock.case_ids, studies=stock.studies, device=None
     ):
         return ResidentBatches(
             studies,
@@ -145,21 +135,6 @@ def test_validation_is_cut_without_augmentation(trainer):
         assert batch["target"][0].min() == 0
 
 
-def test_runs_of_a_process_share_the_studies_and_the_last_one_frees_them(prepared_folder):
-    gc.collect()  # trainers of earlier tests, which were never run to their end, held some
-    first = resident_studies(prepared_folder, IDS[:2], device=CPU)
-    second = resident_studies(prepared_folder / ".." / prepared_folder.name, IDS[1:], device=CPU)
-    assert first is second
-    assert sorted(first.by_id) == IDS
-    image = first.by_id["100_1"].image.data_ptr()
-    assert resident_studies(prepared_folder, IDS, device=CPU).by_id["100_1"].image.data_ptr() == image
-    assert resident_studies(prepared_folder, IDS, device=CPU, dtype=torch.float16) is not first
-    del first, second
-    from training.dataloading.resident_studies import _of_process  # noqa: PLC0415 - what is checked is that it is empty
-
-    assert not _of_process
-
-
 def test_half_precision_takes_half_the_memory_and_gives_nearly_the_same(prepared_folder, batches):
     single, half = (
         resident_studies(prepared_folder, IDS, device=CPU, dtype=each) for each in (torch.float32, torch.float16)
@@ -171,7 +146,7 @@ def test_half_precision_takes_half_the_memory_and_gives_nearly_the_same(prepared
     assert equal({"data": first["data"], "target": second["target"]}, first)
 
 
-def test_patches_for_another_device_cross_in_half_precision_from_pinned_memory(prepared_folder, batches, monkeypatch):
+def test_patches_are_copied_to_a_gpu_in_half_precision_from_pinned_memory(prepared_folder, batches, monkeypatch):
     """Torch's meta device stands in for a GPU: the buffers are looked at before they cross."""
     half = resident_studies(prepared_folder, IDS, device=CPU, dtype=torch.float16)
     here, crossing = (batches(case_ids=IDS, studies=half, device=device) for device in (None, torch.device("meta")))
@@ -195,46 +170,6 @@ def test_patches_for_another_device_cross_in_half_precision_from_pinned_memory(p
     assert torch.equal(image.float(), expected.image)
     assert torch.equal(label, expected.label)
     assert (found.image.device.type, found.image.dtype, found.label.device.type) == ("meta", torch.float32, "meta")
-
-
-@pytest.mark.data
-def test_half_precision_rounds_real_images_by_less_than_a_hundredth_of_their_standard_deviation(real_data):
-    paths = sorted(real_data.glob("prostatex/mha/*/*_[tah]*.mha"))
-    assert len(paths) == 6  # two exams of T2, ADC and high b-value
-    for path in paths:
-        voxels = read_volume(path).array
-        image = torch.from_numpy((voxels - voxels.mean()) / voxels.std()).float()
-        error = (image.half().float() - image).abs().max().item()
-        print(f"{path.name}: {image.min():.1f} to {image.max():.1f}, rounded by at most {error:.4f}")
-        assert error < 0.01
-
-
-def test_studies_that_do_not_fit_are_refused_before_any_is_read(prepared_folder, monkeypatch):
-    monkeypatch.setattr("training.dataloading.resident_studies.held_bytes", lambda: 0)
-    studies = ResidentStudies(prepared_folder, CPU, torch.float32)
-    with pytest.raises(OncoduetError) as error:
-        studies.load(IDS, budget=Budget(50_000, "--memory-gb"))
-    assert not studies.by_id
-    # 10 x 26 x 30 voxels and 9 x 32 x 28, twice and once, of 3 channels of 4 bytes and a label of 1: 0.3 MB.
-    assert str(error.value).startswith(f"{prepared_folder}: expected at most 4.")
-    assert "found 0.000" in str(error.value)
-    assert 'loader = "nnunet" in the profile reads them from disk' in str(error.value)
-    monkeypatch.setattr("training.dataloading.resident_studies.held_bytes", lambda: 100 * MEBIBYTE)
-    with refused_with(expected="^at most 0 GB of memory"):
-        studies.load(IDS, budget=Budget(50_000, "--memory-gb"))
-    monkeypatch.setattr("training.dataloading.resident_studies.held_bytes", lambda: 0)
-    studies.load(IDS, budget=Budget(100 * MEBIBYTE, "--memory-gb"))
-    taken = sum(study.image.nbytes + study.label.nbytes for study in studies.by_id.values())
-    assert taken <= study_sizes(prepared_folder, IDS).on(CPU, torch.float32) < 1.3 * taken
-
-
-@pytest.mark.parametrize("name", ["100_1.b2nd", "100_1_seg.b2nd"])
-@pytest.mark.parametrize("share", [0.01, 0.5])
-def test_a_damaged_study_is_refused(name, share, own_prepared):
-    path = own_prepared / "cases" / name
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with refused_with(name, "file is damaged"):
-        resident_studies(own_prepared, IDS, device=CPU)
 
 
 def test_runs_of_every_loader_finish_and_differ(profile, tmp_path, planned):

@@ -6,7 +6,6 @@ import shutil
 import pytest
 from refusals import refused_with
 
-from contract.errors import OncoduetError
 from contract.records import read_record
 from training.__main__ import main
 from training.dataset.archive_stamps import SourcesRecord, read_sources, unchanged_archive
@@ -64,8 +63,7 @@ def test_a_run_notices_that_its_archive_changed(dataset, archive, profile, tmp_p
     run = plan_run(dataset, configuration="ce", fold=0, restart=1, profile=str(profile))
     content = (archive / name).read_bytes()
     (archive / name).write_bytes(content + b"\0")
-    message = rf"{name}: changed since .*prepared was prepared from it; run `prepare` again"
-    with pytest.raises(OncoduetError, match=message):
+    with refused_with(f"{name}$", "changed since .*prepared was prepared from it; run `prepare` again"):
         execute(run, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run" / "run.json").exists()
     (archive / name).unlink()

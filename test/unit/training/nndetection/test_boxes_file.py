@@ -9,7 +9,6 @@ import pytest
 from refusals import refused_with
 from unit.training.nndetection.fake_nndet.fake import save_pickle
 
-from contract.errors import OncoduetError
 from network.detection.clustering import ScoredBoxes
 from network.detection.painting import MINIMUM_VOXELS, paint_boxes
 from training.nndetection.boxes_file import read_boxes
@@ -137,52 +136,45 @@ def test_a_missing_or_truncated_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
+    ("value", "expected", "found"),
     [
-        ([1.5], "expected boxes of nnDetection by name, found list"),
-        (contents([], restore=False), r"boxes are not in voxels of the original image \(restore\)"),
-        (
-            contents([], restore=np.ones(2, bool)),
-            r"boxes are not in voxels of the original image \(restore\)",
-        ),
-        (
-            contents([], original_size_of_raw_data=np.array(9)),
-            "expected boxes of an image of 9 × 20 × 30 voxels, found 9",
-        ),
-        (contents([], original_size_of_raw_data=SHAPE), "expected an array of numbers as original_size_of_raw_data, f"),
-        ({"pred_boxes": np.zeros((0, 6))}, "expected an array of numbers as pred_scores, found NoneType"),
-        (contents([], pred_labels="none"), "expected an array of numbers as pred_labels, found str"),
-        (
-            contents([], pred_labels=np.array([None])),
-            "expected a pickle of arrays and numbers only, found a type that is no number",
-        ),
+        ([1.5], "boxes of nnDetection by name", "list"),
+        (contents([], original_size_of_raw_data=np.array(9)), "boxes of an image of 9 × 20 × 30 voxels", "9"),
+        (contents([], original_size_of_raw_data=SHAPE), "an array of numbers as original_size_of_raw_data", ""),
+        ({"pred_boxes": np.zeros((0, 6))}, "an array of numbers as pred_scores", "NoneType"),
+        (contents([], pred_labels="none"), "an array of numbers as pred_labels", "str"),
+        (contents([], pred_labels=np.array([None])), "a pickle of arrays and numbers only", "a type that is no number"),
         (
             contents([[0, 0, 4, 4, 0, 4]], [0.5, 0.4]),
-            r"expected boxes \(n, 6\), scores \(n,\) and labels \(n,\), found \(1, 6\), \(2,\), \(1,\)",
+            r"boxes \(n, 6\), scores \(n,\) and labels \(n,\)",
+            r"\(1, 6\), \(2,\), \(1,\)",
         ),
         (
             contents([], original_size_of_raw_data=np.array([30, 20, 9])),
-            r"expected boxes of an image of 9 × 20 × 30 voxels, found 30 × 20 × 9",
+            "boxes of an image of 9 × 20 × 30 voxels",
+            "30 × 20 × 9",
         ),
-        (contents([[0, 0, np.nan, 4, 0, 4]]), "expected finite boxes and scores, found NaN or infinity"),
-        (contents([[0, 0, 4, 4, 0, 4]], [np.inf]), "expected finite boxes and scores, found NaN or infinity"),
-        (contents([[0, 0, 4, 4, 0, 4]], [1.25]), r"expected scores in \[0, 1\], found 1.25 to 1.25"),
-        (
-            contents([[0, 0, 4, 4, 0, 4]], pred_labels=np.ones(1, np.float32)),
-            r"expected the one class 0, found \[1.0\]",
-        ),
-        (
-            contents([[0, 6, 4, 5, 0, 4]]),
-            r"expected boxes with the lower corner first, found \[0.0, 6.0, 4.0, 5.0, 0.0, 4.0\]",
-        ),
+        (contents([[0, 0, np.nan, 4, 0, 4]]), "finite boxes and scores", "NaN or infinity"),
+        (contents([[0, 0, 4, 4, 0, 4]], [np.inf]), "finite boxes and scores", "NaN or infinity"),
+        (contents([[0, 0, 4, 4, 0, 4]], [1.25]), r"scores in \[0, 1\]", "1.25 to 1.25"),
+        (contents([[0, 0, 4, 4, 0, 4]], pred_labels=np.ones(1, np.float32)), "the one class 0", r"\[1.0\]"),
+        (contents([[0, 6, 4, 5, 0, 4]]), "boxes with the lower corner first", r"\[0.0, 6.0, 4.0, 5.0, 0.0, 4.0\]"),
         (
             contents([[0, 0, 4, 4, 0, 4], [9, 0, 12, 4, 0, 4]]),
-            r"expected boxes that meet the image of 9 × 20 × 30 voxels, found \[9.0, 0.0, 12.0, 4.0, 0.0, 4.0\]",
+            "boxes that meet the image of 9 × 20 × 30 voxels",
+            r"\[9.0, 0.0, 12.0, 4.0, 0.0, 4.0\]",
         ),
-        (contents([[0, 0, 4, 4, -5, 0]]), r"expected boxes that meet the image of 9 × 20 × 30 voxels, found"),
+        (contents([[0, 0, 4, 4, -5, 0]]), "boxes that meet the image of 9 × 20 × 30 voxels", ""),
     ],
 )
-def test_inconsistent_boxes_are_refused_in_one_line(tmp_path, value, message):
+def test_inconsistent_boxes_are_refused(tmp_path, value, expected, found):
     save_pickle(value, tmp_path / "a_boxes.pkl")
-    with pytest.raises(OncoduetError, match=f"a_boxes.pkl: {message}"):
+    with refused_with("a_boxes.pkl$", expected=f"^{expected}", found=f"^{found}"):
+        read_boxes(tmp_path / "a_boxes.pkl", SHAPE)
+
+
+@pytest.mark.parametrize("restore", [False, np.ones(2, bool)])
+def test_boxes_in_other_voxels_are_refused(tmp_path, restore):
+    save_pickle(contents([], restore=restore), tmp_path / "a_boxes.pkl")
+    with refused_with("a_boxes.pkl$", r"boxes are not in voxels of the original image \(restore\)"):
         read_boxes(tmp_path / "a_boxes.pkl", SHAPE)

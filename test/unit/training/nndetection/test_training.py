@@ -1,34 +1,22 @@
 """The configuration ``nndet`` against a stand-in for nnDetection's programs (``fake_nndet``)."""
 
 import ast
-import json
 import os
-import pickle
 import shutil
 import signal
 import time
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
-from programs import fork
+from programs import fork, is_at_work, wait_until
 from refusals import refused_with
-from studies import read_study
 
-from contract.archive.studies import find_studies
-from contract.errors import OncoduetError
 from contract.files.reading import read_json, sha256_file
-from contract.images.volume import read_label, read_volume
 from contract.records import RunRecord, read_record
 from training.bundle import bundle
-from training.dataset.prepared import Fold, load_prepared
-from training.interleaving import run_to_end
+from training.dataset.prepared import load_prepared
 from training.make_run import execute
-from training.nndetection.commands import Programs, find_programs
-from training.nndetection.dataset_layout import Layout, write_splits, write_training_study
-from training.nndetection.model import UpstreamRecord, reported_versions
+from training.nndetection.model import UpstreamRecord
 from training.nndetection.run_files import model_record
 from training.run_folder.folder import RunFolder
 from training.verify import require_sound, verify
@@ -100,38 +88,9 @@ def test_a_configuration_cannot_change_what_the_adapter_decides(planned, name, t
         planned(str(path))
 
 
-def test_channels_and_numbered_lesions_are_on_the_study_grid(tmp_path, prepared_folder, write_study):
-    card = load_prepared(prepared_folder).card
-    write_study(tmp_path / "archive", "7_1", kind=1, lesion=True, label_value=3)
-    label = tmp_path / "archive" / "labels" / "7_1.nii.gz"
-    (study,) = find_studies(tmp_path / "archive", card, labels_required=True)
-    image = sitk.ReadImage(str(label))
-    image[2:4, 2:4, 0:2] = 1  # a second lesion, far from the first
-    sitk.WriteImage(image, str(label))
-    layout = Layout(tmp_path / "root", card)
-    assert write_training_study(layout, study) == 2
-    assert read_json(layout.raw / "labelsTr" / "7_1.json") == {"instances": {"1": 0, "2": 0}}
-    truth, numbered = read_label(label), read_label(layout.raw / "labelsTr" / "7_1.nii.gz")
-    np.testing.assert_array_equal(numbered.array > 0, truth.array > 0)
-    assert np.unique(numbered.array).tolist() == [0, 1, 2]
-    assert set(numbered.array[0:2, 2:4, 2:4].ravel().tolist()) == {1}  # the first voxel in (z, y, x)
-    stacked = read_study(card, study.channels, name="7_1")
-    for number, array in enumerate(stacked.array):
-        np.testing.assert_array_equal(read_volume(layout.raw / "imagesTr" / f"7_1_{number:04d}.nii.gz").array, array)
-
-
-def test_the_folds_hold_no_array_of_numpy_2(tmp_path, prepared_folder):
-    layout = Layout(tmp_path, load_prepared(prepared_folder).card)
-    write_splits(layout, Fold(train=("b", "a"), validation=("c",)))
-    data = layout.splits.read_bytes()
-    assert b"numpy" not in data
-    assert data[:2] == b"\x80\x04"  # protocol 4, the newest of Python 3.8's own choice
-    assert pickle.loads(data) == [{"train": ["a", "b"], "val": ["c"]}]
-
-
 def test_a_missing_program_is_named_before_anything_is_written(planned, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(OncoduetError, match=r"nndet_prep: program of nnDetection not found on PATH; docs/nn"):
+    with refused_with("nndet_prep", "program of nnDetection not found on PATH; docs/nn"):
         execute(planned(), tmp_path / "run", device="cpu")
     assert not (tmp_path / "run" / "work" / "nndetection").exists()
 
@@ -139,12 +98,9 @@ def test_a_missing_program_is_named_before_anything_is_written(planned, tmp_path
 def test_a_failing_program_is_reported_with_its_last_line_and_the_log(planned, tmp_path, fake_nndet):
     fake_nndet("fail:nndet_sweep")
     log = tmp_path / "run" / "training.log"
-    with pytest.raises(OncoduetError) as raised:
+    found = rf"^exit code 1: ValueError: nndet_sweep found no GPU \({log}\)$"
+    with refused_with("^nndet_sweep$", expected="^nnDetection's program to succeed$", found=found):
         execute(planned(), tmp_path / "run", device="cpu")
-    assert str(raised.value) == (
-        "nndet_sweep: expected nnDetection's program to succeed, found exit code 1: "
-        f"ValueError: nndet_sweep found no GPU ({log})"
-    )
     assert "Traceback" in log.read_text()  # the program's own
     assert read_record(tmp_path / "run" / "run.json", RunRecord).state == "failed"
 
@@ -175,12 +131,6 @@ def test_a_path_with_a_dot_is_refused_since_nndetection_refuses_it(planned, tmp_
         execute(planned(), tmp_path / "runs.1" / "run", device="cpu")
 
 
-def test_a_study_with_a_dot_is_refused(prepared_folder, tmp_path):
-    layout = Layout(tmp_path, load_prepared(prepared_folder).card)
-    with refused_with(r"study 1\.2_1", "name has a dot, at which nnDetection cuts"):
-        layout.require_names(["1_1", "1.2_1"])
-
-
 def test_an_archive_that_cannot_be_reached_is_refused(planned, tmp_path, fake_nndet, prepared_folder):
     run = planned()
     sources = tmp_path / "prepared"
@@ -207,22 +157,6 @@ def killed_while_it_hangs(run, output):
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     return processes
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def is_at_work(pid):
-    """A process that was ended may stay in the table until its adoptive parent asks for it."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state not in "ZX"
 
 
 def test_a_killed_training_ends_its_programs_and_resumes(planned, tmp_path, fake_nndet):
@@ -285,39 +219,6 @@ def test_no_bundle_takes_nndetections_pickles(finished, tmp_path, refusal):
     assert not (tmp_path / "model.tar.gz").exists()
     with refused_with(problem="python -m training predict predicts with it"):
         bundle(runs=[finished], output=tmp_path / "model.tar.gz")
-
-
-def test_a_step_that_is_given_up_ends_its_program(tmp_path, fake_nndet, prepared_folder):
-    fake_nndet("hang:nndet_prep")
-    layout = Layout(tmp_path / "root", load_prepared(prepared_folder).card)
-    layout.root.mkdir()
-    programs = Programs(find_programs(["nndet_prep"]), layout, tmp_path / "log")
-    step = programs.run("nndet_prep", layout.task)
-    hanging = layout.root / "hanging"
-    wait_until(lambda: next(step) or hanging.is_file())
-    processes = [int(pid) for pid in hanging.read_text().split()]
-    step.close()
-    wait_until(lambda: not any(map(is_at_work, processes)))
-
-
-def test_a_program_ended_by_a_signal_is_reported(tmp_path, fake_nndet, prepared_folder):
-    fake_nndet("hang:nndet_prep")
-    layout = Layout(tmp_path / "root", load_prepared(prepared_folder).card)
-    layout.root.mkdir()
-    step = Programs(find_programs(["nndet_prep"]), layout, tmp_path / "log").run("nndet_prep", layout.task)
-    wait_until(lambda: next(step) or (layout.root / "hanging").is_file())
-    program, other = map(int, (layout.root / "hanging").read_text().split())
-    os.kill(program, signal.SIGKILL)
-    os.kill(other, signal.SIGKILL)
-    with refused_with("nndet_prep", expected="nnDetection's program to succeed", found="signal 9"):
-        run_to_end(step)
-
-
-def test_reports_of_nndetection_that_are_none_are_no_reason_to_fail(tmp_path):
-    path = tmp_path / "meta.json"
-    assert reported_versions(path) == {}
-    path.write_text(json.dumps([1]))
-    assert reported_versions(path) == {}
 
 
 def test_a_campaign_makes_it_with_other_runs(tmp_path, fake_nndet, campaign_file, outcome):

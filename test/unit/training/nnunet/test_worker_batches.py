@@ -64,7 +64,7 @@ def test_batches_follow_from_seed_epoch_and_number_alone():
     assert torch.equal(taken(resumed, 3), second)
 
 
-def test_workers_are_processes_of_one_thread_and_leave_the_generators_here_alone():
+def test_workers_have_one_thread_and_leave_the_generators_here_alone():
     batches = draws(2)
     batches.begin(0)
     before = torch.get_rng_state(), random.getstate()
@@ -86,9 +86,7 @@ def test_an_error_in_a_worker_is_the_line_that_it_would_be_here():
         next(batches)
 
 
-def test_a_run_gives_the_same_bits_with_any_number_of_processes_and_interrupted(
-    planned, stock, tmp_path, kill_after, profile
-):
+def test_bits_depend_on_neither_processes_nor_interruptions(planned, stock, tmp_path, kill_after, profile):
     alone = execute(planned(profile=stock(0)), tmp_path / "alone", device="cpu")
     kill_after(2, planned(profile=stock(2)), tmp_path / "killed")
     resumed = execute(planned(profile=stock(1)), tmp_path / "killed", device="cpu", resume=True)  # the lock is free

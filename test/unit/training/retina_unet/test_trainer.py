@@ -8,7 +8,6 @@ import pytest
 import torch
 from refusals import refused_with
 
-from contract.errors import OncoduetError
 from contract.files.reading import read_json, sha256_file
 from contract.records import read_record
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
@@ -16,12 +15,11 @@ from network.detection.boxes import iou
 from network.detection.clustering import BoxPostprocessing
 from network.detection.retina_unet import build_retina_unet
 from network.detection.whole_study import Detector
-from network.inference.memory_plan import Budget, held_bytes
 from network.model.weights import load_weights
 from network.preprocessing.nnunet_preprocessing import patch_size_zyx
 from training.configuration import CONFIGURATIONS
 from training.dataloading.instance_studies import numbered_studies
-from training.dataloading.resident_studies import ResidentStudies, resident_studies
+from training.dataloading.resident_studies import resident_studies
 from training.dataset.lesion_instances import lesion_boxes
 from training.dataset.prepared import load_prepared
 from training.engine import load_configuration
@@ -123,7 +121,7 @@ def test_a_run_killed_in_its_averaged_epochs_resumes_to_the_same_bits(
     assert [each.train_loss for each in resumed.epochs] == [each.train_loss for each in whole.epochs]
 
 
-def test_from_the_main_memory_a_detector_trains_and_chooses_its_rule_on_the_same_rounded_images(
+def test_a_detector_trains_and_chooses_its_rule_on_the_same_rounded_images(
     planned, tmp_path, edited_profile, monkeypatch
 ):
     searched = []
@@ -241,17 +239,6 @@ def test_boxes_of_an_unseen_easy_study_overlap_its_lesion(planned, profile, prep
     for study in positive:
         found = study.found.clustered(read_record(box_rule_file(folder), BoxPostprocessing))
         assert iou(torch.from_numpy(found.boxes[:1]), torch.from_numpy(study.lesions)).max() >= 0.3
-
-
-def test_lesion_numbers_beyond_memory_are_refused_before_numbering(prepared_folder):
-    ids = ["100_1", "101_1"]
-    studies = ResidentStudies(prepared_folder, torch.device("cpu"), torch.float32)
-    studies.load(ids)
-    voxels = sum(math.prod(studies.by_id[case_id].shape) for case_id in ids)
-    with pytest.raises(OncoduetError, match=r"GB of memory for lesion numbers .*, found .* GB for 2 studies"):
-        numbered_studies(studies, ids, lesion_class=1, budget=Budget(held_bytes() + 2 * voxels, "--memory-gb"))
-    numbered = numbered_studies(studies, ids, lesion_class=1, budget=Budget(held_bytes() + 10**8, "--memory-gb"))
-    assert sum(study.label.nbytes for study in numbered.by_id.values()) == 2 * voxels
 
 
 def test_nnunets_loader_is_refused(planned, profile, tmp_path, edited_profile):

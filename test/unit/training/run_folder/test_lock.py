@@ -34,7 +34,7 @@ def test_the_message_names_the_holder(folder, monkeypatch):
     ):
         pass
     place = rf"process {os.getpid()} on {re.escape(socket.gethostname())}, Slurm job 4711, since 20\d\d-"
-    assert re.search(place, str(error.value))
+    assert re.search(place, error.value.found)
 
 
 def test_a_lock_without_a_name_is_still_a_lock(folder):

@@ -4,7 +4,6 @@ import pytest
 from refusals import refused_with
 
 from contract.card import load_card
-from contract.errors import OncoduetError
 from contract.records import RunKey
 from training.run_folder.folder import RunFolder
 from training.validation.predict_and_score import call, find_localisation
@@ -25,12 +24,12 @@ def test_a_card_of_two_stages_asks_for_the_localisation_of_the_same_fold(tmp_pat
     card, folder = load_card("pdac-panorama"), RunFolder(tmp_path / "runs" / "run")
     folder.path.mkdir(parents=True)
     localisation = tmp_path / "elsewhere" if named else None
-    with pytest.raises(OncoduetError) as caught:
-        find_localisation(card, key_of(card), folder, localisation, purpose=f"{folder.path} cannot predict")
-    assert str(caught.value) == (
-        f"{localisation or tmp_path / 'runs'}: no finished localisation run of fold 2 and the same card, "
-        f"without which {folder.path} cannot predict; --localisation names one"
+    problem = (
+        "^no finished localisation run of fold 2 and the same card, "
+        f"without which {folder.path} cannot predict; --localisation names one$"
     )
+    with refused_with(f"^{localisation or tmp_path / 'runs'}$", problem):
+        find_localisation(card, key_of(card), folder, localisation, purpose=f"{folder.path} cannot predict")
 
 
 def test_a_programs_refusal_is_an_input_error_anything_else_a_bug(tmp_path):

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from refusals import refused_with
 
 from contract.errors import OncoduetError
 from contract.files.atomic import write_json
@@ -186,20 +187,23 @@ def other_cases(archive, predictions, workshop):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "fields"),
     [
-        (other_grid, r"p1_1_t2w\.mha: expected the grid of .*p1_1\.nii\.gz"),
-        (lambda archive, *_: (archive / "p1" / "p1_1_t2w.mha").unlink(), r"p1_1_t2w\.mha: image not found"),
+        (other_grid, {"where": r"p1_1_t2w\.mha", "expected": r"the grid of .*p1_1\.nii\.gz"}),
+        (
+            lambda archive, *_: (archive / "p1" / "p1_1_t2w.mha").unlink(),
+            {"where": r"p1_1_t2w\.mha", "problem": "image not found"},
+        ),
         (
             lambda _, predictions, shop: [shop.source(f, "another") for f in predictions.iterdir()],
-            r"predictions: no predictions of the scored runs \(by source\.json\)",
+            {"where": "predictions$", "problem": r"no predictions of the scored runs \(by source\.json\)"},
         ),
-        (no_card, r"predictions: the predictions name no card"),
-        (other_cases, r"archive: its 3 label maps are not those of the 3 scored cases"),
+        (no_card, {"where": "predictions$", "problem": "the predictions name no card"}),
+        (other_cases, {"where": "archive$", "problem": "its 3 label maps are not those of the 3 scored cases"}),
     ],
 )
-def test_archive_or_predictions_of_another_comparison_are_refused(campaign, workshop, change, message):
+def test_archive_or_predictions_of_another_comparison_are_refused(campaign, workshop, change, fields):
     archive, predictions, runs = campaign
     change(archive, predictions, workshop)
-    with pytest.raises(OncoduetError, match=message):
+    with refused_with(**fields):
         find_misses(runs, archive, [predictions])

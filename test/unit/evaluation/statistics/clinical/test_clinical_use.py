@@ -5,12 +5,10 @@ import math
 
 import numpy as np
 import pytest
-from evaluation_makers import random_outcome, random_truth
-from refusals import refused_with
+from evaluation_makers import random_outcome, random_truth, resampled
 from scipy.special import expit, logit
-from scipy.stats import binomtest
 from scipy.stats import t as student
-from sklearn.metrics import brier_score_loss, confusion_matrix, precision_score, recall_score, roc_auc_score
+from sklearn.metrics import brier_score_loss, confusion_matrix, recall_score, roc_auc_score
 
 from contract.records import read_record
 from evaluation.__main__ import main
@@ -23,59 +21,11 @@ from evaluation.statistics.clinical.clinical_use import (
     partial_auroc_of,
     prevalence_weights,
 )
-from evaluation.statistics.clinical.thresholds import by_bayes, read_validation
+from evaluation.statistics.clinical.thresholds import read_validation
 from evaluation.statistics.variance.arms import arms_of
-from evaluation.statistics.variance.estimates import Estimator, ratio
 from evaluation.statistics.verdict_records import Verdict
 
 ANALYSIS = 'name = "clinical"\nreplicates = 100\nprevalence = 0.033\n'
-
-
-def an_estimator(truth, fixed=True):
-    return Estimator(truth.positive_patients, fixed, 0.05)
-
-
-def resampled(truth, count, seed=3):
-    patients = truth.patient_count
-    drawn = np.random.default_rng(seed).multinomial(patients, np.full(patients, 1 / patients), size=count)
-    return drawn[:, truth.patients].astype(float)
-
-
-@pytest.mark.parametrize("patients", [None, 100])
-def test_influence_on_a_ratio_is_its_spread_over_resampled_patients(patients):
-    truth = random_truth(400, patients)
-    called = random_outcome(truth, 0).likelihood > 0.4
-    found = ratio(truth, called & truth.positive, called)
-    weights = resampled(truth, 4000)
-    values = weights @ (called & truth.positive) / (weights @ called)
-    assert found.value == precision_score(truth.positive, called)
-    assert math.sqrt((found.influence**2).sum()) == pytest.approx(values.std(), rel=0.06)
-    assert ratio(truth, called, np.zeros(400)) is None
-
-
-def test_variance_of_a_sensitivity_is_that_of_a_proportion():
-    truth = random_truth(200)
-    called = random_outcome(truth, 0).likelihood > 0.4
-    found = ratio(truth, called & truth.positive, truth.positive)
-    assert (found.influence**2).sum() == pytest.approx(found.value * (1 - found.value) / 99)
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_a_share_that_cannot_vary_has_clopper_and_pearsons_interval(value):
-    truth = random_truth(60)
-    found = an_estimator(truth).of_ratios([ratio(truth, truth.positive * value, truth.positive)])
-    exact = binomtest(int(30 * value), 30).proportion_ci(0.95, "exact")
-    assert found.interval == pytest.approx((exact.low, exact.high))
-
-
-def test_interval_of_a_calibration_slope_counts_runs_and_cases():
-    truth = random_truth(60)
-    rng = np.random.default_rng(0)
-    influence = list(rng.normal(0, 0.01, (3, 60)))
-    one = an_estimator(truth).of([0.9], influence[:1])
-    many = an_estimator(truth, fixed=False).of([0.5, 0.9, 1.3], influence)
-    assert np.diff(many.interval) > 5 * np.diff(one.interval)
-    assert an_estimator(truth).of([0.01], influence[:1], low=0.0).interval[0] == 0
 
 
 @pytest.mark.parametrize("prevalence", [0.033, 0.5, 0.8])
@@ -200,23 +150,6 @@ def test_thresholds_of_validation_cases_apply_to_the_test_set(study):
     assert float(row["sensitivity_low"]) == pytest.approx(point.sensitivity.interval[0])
 
 
-def test_predictive_value_at_a_prevalence_is_bayes_rule_with_its_spread():
-    """At the test set's own prevalence it is PPV; the prevalence does not vary."""
-    truth = random_truth(400)
-    called = random_outcome(truth, 0).likelihood > 0.4
-    sensitivity = ratio(truth, called & truth.positive, truth.positive)
-    specificity = ratio(truth, ~called & ~truth.positive, ~truth.positive)
-    value, influence = by_bayes(sensitivity, specificity, 0.5)
-    ppv = ratio(truth, called & truth.positive, called)
-    assert value == pytest.approx(ppv.value)
-    values = []
-    for drawn in resampled(truth, 3000):
-        se = drawn @ (called & truth.positive) / (drawn @ truth.positive)
-        fpr = drawn @ (called & ~truth.positive) / (drawn @ ~truth.positive)
-        values.append(se / (se + fpr))
-    assert math.sqrt((influence**2).sum()) == pytest.approx(np.std(values), rel=0.06)
-
-
 def test_calibration_and_net_benefit_of_the_command_are_means_over_runs(study):
     verdict, folder, runs, _ = study
     members = [run for run in runs if run.source.configuration == "ce"]
@@ -269,62 +202,6 @@ def test_without_validation_the_page_says_that_thresholds_are_optimistic(scores,
     assert "chosen on this test set, which is optimistic" in (tmp_path / "out" / "report.html").read_text()
 
 
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        ("missing", "no scored run on validation cases for "),
-        ("double", "duplicate run ce_fold0_restart0"),
-        ("same", "its cases are those of the test set"),
-        ("one class", "expected positive and negative validation cases, found 0 positive of 30"),
-        ("card", "the card of the test set"),
-    ],
-)
-def test_faulty_validation_runs_are_refused_with_3(scores, tmp_path, refusal, fault, message):
-    scores.arms(runs=1)
-    test, validation = scores.root, type(scores)(tmp_path / "validation")
-    ids = [f"{900 + i}_{i}" for i in range(30)]
-    cases = ids, np.array([(0, 1, 0, 2, 0)[i % 5] for i in range(30)])
-    none = ids, np.zeros(30, dtype=int)
-    validation.run("focal", "focal", truth=cases)
-    if fault == "double":
-        validation.run("other", "ce", truth=cases, seed=3)
-    if fault != "missing":
-        of_fault = {"same": None, "one class": none}.get(fault, cases)
-        validation.run("ce", "ce", truth=of_fault, **({"card_sha256": "c" * 64} if fault == "card" else {}))
-    words = ("--scores", test, "--validation", validation.root, "--output", tmp_path / "o")
-    assert message in refusal("compare", *words)
-    assert not (tmp_path / "o").exists()
-
-
-def test_validation_cases_of_the_test_set_or_of_training_are_noted(scores, tmp_path):
-    scores.arms(runs=1)
-    validation = type(scores)(tmp_path / "validation")
-    ids = [f"{100 + i}_{i}" for i in range(29)] + ["900_1"]
-    cases = ids, np.array([(0, 1, 0, 2, 0)[i % 5] for i in range(30)])
-    validation.run("ce", "ce", truth=cases, trained_on=4)
-    validation.run("focal", "focal", truth=cases, trained_on=None)
-    command = ["compare", "--scores", str(scores.root), "--validation", str(validation.root)]
-    assert main([*command, "--output", str(tmp_path / "o")]) == 0
-    assert read_record(tmp_path / "o" / "verdict.json", Verdict).clinical.notes == (
-        "29 ids of validation cases, such as 100_0, are also in the test set.",
-        "Some validation cases were trained on by ce_fold0_restart0.",
-        "Whether validation cases were trained on is not known for focal_fold0_restart0.",
-    )
-
-
-def test_runs_without_fold_and_restart_are_matched_by_their_networks(scores, tmp_path):
-    validation = type(scores)(tmp_path / "validation")
-    cases = [f"{900 + i}_{i}" for i in range(30)], np.array([(0, 1, 0, 2, 0)[i % 5] for i in range(30)])
-    for number, members in enumerate((("a" * 64, "b" * 64), ("c" * 64, "d" * 64))):
-        scores.run(f"four{number}", "ensemble-four", fold=None, restart=None, runs=members, seed=number)
-        validation.run(f"v{1 - number}", "ensemble-four", fold=None, restart=None, runs=members[::-1], truth=cases)
-    runs = read_scored_runs([scores.root])
-    found = read_validation([validation.root], runs)
-    assert all(set(found[run.name].source.runs) == set(run.source.runs) for run in runs)
-    with refused_with(problem="no scored run on validation cases"):
-        read_validation([validation.root / "v0"], runs)
-
-
 @pytest.mark.parametrize("aim", ["specificity", "sensitivity"])
 def test_value_fixed_by_a_test_set_threshold_has_variance_by_cases(scores, aim):
     """All runs have the same share, so their spread is none: ``Σ Ī²`` over patients, written out."""
@@ -344,10 +221,3 @@ def test_value_fixed_by_a_test_set_threshold_has_variance_by_cases(scores, aim):
     error = math.sqrt(right.mean(axis=0).var(ddof=1) / count) / (share * (1 - share))
     reach = student.isf(0.025, count - 1) * error
     assert found.interval == pytest.approx(tuple(expit(logit(share) + np.array([-reach, reach]))))
-
-
-def test_a_ratio_of_one_or_two_patients_has_no_interval():
-    truth = random_truth(60)
-    called = np.zeros(60, dtype=bool)
-    called[[np.flatnonzero(truth.positive)[0], np.flatnonzero(~truth.positive)[0]]] = True
-    assert an_estimator(truth).of_ratios([ratio(truth, called & truth.positive, called)]).interval is None

@@ -22,6 +22,7 @@ from evaluation.statistics.variance.arms import arms_of
 from evaluation.statistics.verdict_records import Verdict
 
 DECLARED = 'name = "x"\nmetrics = ["auroc"]\nreplicates = 100\nswaps = 100\nsubgroups = ["center", "isup", "volume"]\n'
+BY_CENTER = DECLARED.replace(', "isup", "volume"', "")
 
 
 def marksheet(scores, tmp_path, **changes):
@@ -47,12 +48,16 @@ def two_configurations(scores):
     scores.arms(2.0, 0.5)
 
 
+def compared(scores, tmp_path, path, declared=DECLARED):
+    (tmp_path / "a.toml").write_text(declared)
+    compare([scores.root], tmp_path / "out", analysis=tmp_path / "a.toml", marksheet=path)
+    return read_record(tmp_path / "out" / "verdict.json", Verdict)
+
+
 def test_subgroups_have_the_auroc_of_their_cases_and_adjusted_p(scores, tmp_path):
     two_configurations(scores)
     path, rows = marksheet(scores, tmp_path)
-    (tmp_path / "a.toml").write_text(DECLARED)
-    compare([scores.root], tmp_path / "out", analysis=tmp_path / "a.toml", marksheet=path)
-    found = read_record(tmp_path / "out" / "verdict.json", Verdict).subgroups
+    found = compared(scores, tmp_path, path).subgroups
     assert [(each.column, each.value) for each in found if each.column != "volume"] == [
         ("center", "north"), ("center", "south"), ("isup", "2"), ("isup", "3"), ("isup", "4"),
     ]  # fmt: skip
@@ -101,9 +106,7 @@ def test_groups_with_few_cases_are_left_out(scores, tmp_path):
     for row in rows[4:]:
         row["center"] = "north"
     marksheet(scores, tmp_path, rows=rows)
-    (tmp_path / "a.toml").write_text(DECLARED.replace(', "isup", "volume"', ""))
-    compare([scores.root], tmp_path / "out", analysis=tmp_path / "a.toml", marksheet=path)
-    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
+    verdict = compared(scores, tmp_path, path, BY_CENTER)
     assert [each.value for each in verdict.subgroups] == ["north"]
     [left_out] = verdict.subgroups_left_out
     assert left_out.startswith("center: south (")
@@ -116,9 +119,7 @@ def test_cases_without_a_value_are_counted(scores, tmp_path):
     for row, value in zip(rows, ["NA", "", "?"], strict=False):
         row["center"] = value
     marksheet(scores, tmp_path, rows=rows)
-    (tmp_path / "a.toml").write_text(DECLARED.replace(', "isup", "volume"', ""))
-    compare([scores.root], tmp_path / "out", analysis=tmp_path / "a.toml", marksheet=path)
-    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
+    verdict = compared(scores, tmp_path, path, BY_CENTER)
     assert verdict.subgroups_left_out[0] == "center: 3 of 60 cases without a value"
     assert verdict.subgroups_left_out[0] in (tmp_path / "out" / "report.html").read_text()
 
@@ -129,9 +130,7 @@ def test_groups_of_few_patients_are_shown_and_not_judged(scores, tmp_path):
     for number, row in enumerate(rows):
         row["center"] = "south" if number < 15 else "north"
     marksheet(scores, tmp_path, rows=rows)
-    (tmp_path / "a.toml").write_text(DECLARED.replace(', "isup", "volume"', ""))
-    compare([scores.root], tmp_path / "out", analysis=tmp_path / "a.toml", marksheet=path)
-    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
+    verdict = compared(scores, tmp_path, path, BY_CENTER)
     north, south = verdict.subgroups
     assert (south.value, south.positive_cases + south.negative_cases) == ("south", 15)
     assert south.pairs == ()
@@ -240,9 +239,7 @@ def test_configurations_without_a_common_fold_have_no_subgroup_tests(scores, tmp
         scores.run(f"a{restart}", "ce", fold=0, restart=restart, seed=restart, quality=2.0)
         scores.run(f"b{restart}", "focal", fold=1, restart=restart, seed=5 + restart, quality=0.5)
     path, _ = marksheet(scores, tmp_path)
-    (tmp_path / "a.toml").write_text(DECLARED)
-    compare([scores.root], tmp_path / "out", analysis=tmp_path / "a.toml", marksheet=path)
-    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
+    verdict = compared(scores, tmp_path, path)
     assert verdict.subgroups
     assert [group.pairs for group in verdict.subgroups] == [()] * len(verdict.subgroups)
     assert [len(group.configurations) for group in verdict.subgroups] == [2] * len(verdict.subgroups)
@@ -265,9 +262,7 @@ def difference_of_differences(truth, a, b, first, second, weights=None):
 def test_interactions_are_adjusted_differences_of_differences(scores, tmp_path):
     two_configurations(scores)
     path, rows = marksheet(scores, tmp_path)
-    (tmp_path / "a.toml").write_text(DECLARED)
-    compare([scores.root], tmp_path / "out", analysis=tmp_path / "a.toml", marksheet=path)
-    found = read_record(tmp_path / "out" / "verdict.json", Verdict).interactions
+    found = compared(scores, tmp_path, path).interactions
     assert [(each.column, each.value, each.against) for each in found if each.column != "volume"] == [
         ("center", "north", "south"), ("isup", "2", "others"), ("isup", "3", "others"), ("isup", "4", "others"),
     ]  # fmt: skip

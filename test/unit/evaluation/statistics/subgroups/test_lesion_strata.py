@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from refusals import refused_with
 from scipy.special import expit, logit
 from scipy.stats import t as student
 from statsmodels.stats.multitest import multipletests
 
-from contract.errors import OncoduetError
 from contract.records import read_record
 from evaluation.__main__ import main
 from evaluation.compare import compare
@@ -270,38 +270,48 @@ def test_the_command_takes_a_table_of_lesions(sized, scores, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("plan", "given", "change", "message"),
+    ("plan", "given", "change", "fields"),
     [
-        (LesionPlan(strata=["zone"]), False, None, "analysis.toml: strata zone need --lesions"),
-        (LesionPlan(strata=["zone"]), True, 1, r"lesions.csv: no row for lesion \d+ of \w+, one of {} lesions"),
-        (LesionPlan(strata=["zone"], cuts={"zone": [3]}), True, None, "cuts has a value that is not a number: 'PZ'"),
-        (LesionPlan(strata=["other"]), True, None, "expected the column other, found case_id, lesion, zone"),
-        (LesionPlan(), True, None, "declares no strata of lesions"),
-        (None, True, None, "declares no strata of lesions"),
+        (LesionPlan(strata=["zone"]), False, None, {"where": "analysis.toml", "problem": "strata zone need --lesions"}),
+        (
+            LesionPlan(strata=["zone"]),
+            True,
+            1,
+            {"where": "lesions.csv", "problem": r"no row for lesion \d+ of \w+, one of {} lesions"},
+        ),
+        (
+            LesionPlan(strata=["zone"], cuts={"zone": [3]}),
+            True,
+            None,
+            {"problem": "cuts has a value that is not a number: 'PZ'"},
+        ),
+        (LesionPlan(strata=["other"]), True, None, {"expected": "the column other", "found": "case_id, lesion, zone"}),
+        (LesionPlan(), True, None, {"problem": "declares no strata of lesions"}),
+        (None, True, None, {"problem": "declares no strata of lesions"}),
     ],
     ids=["no table", "a lesion less", "words to be cut", "no column", "no use", "none declared"],
 )
-def test_faults_of_strata_and_table_are_named(sized, tmp_path, plan, given, change, message):
+def test_faults_of_strata_and_table_are_named(sized, tmp_path, plan, given, change, fields):
     runs = sized(runs=2, cases=60)
     table = a_table(runs, tmp_path / "lesions.csv", zone=lambda k: "PZ") if given else None
     if change:
         table.write_text("".join(table.read_text().splitlines(keepends=True)[:-change]))
-    with pytest.raises(OncoduetError, match=message.format(runs[0].truth.lesion_count)):
+    with refused_with(**{field: text.format(runs[0].truth.lesion_count) for field, text in fields.items()}):
         read_strata(runs, plan, table, "analysis.toml")
 
 
 @pytest.mark.parametrize(
-    ("cell", "message"),
+    ("cell", "fields"),
     [
-        (lambda k: "NA", "column suv: empty for all "),
-        (lambda k: "high" if k == 3 else f"{k}.5", "expected numbers as in its other rows, found 'high'"),
-        (lambda k: "1e400" if k == 3 else f"{k}.5", "expected numbers as in its other rows, found '1e400'"),
+        (lambda k: "NA", {"where": "column suv", "problem": "empty for all "}),
+        (lambda k: "high" if k == 3 else f"{k}.5", {"expected": "numbers as in its other rows", "found": "'high'"}),
+        (lambda k: "1e400" if k == 3 else f"{k}.5", {"expected": "numbers as in its other rows", "found": "'1e400'"}),
     ],
 )
-def test_columns_of_lesions_are_read_as_those_of_cases_are(sized, tmp_path, cell, message):
+def test_columns_of_lesions_are_read_as_those_of_cases_are(sized, tmp_path, cell, fields):
     runs = sized(runs=2, cases=60)
     table = a_table(runs, tmp_path / "lesions.csv", suv=cell)
-    with pytest.raises(OncoduetError, match=message):
+    with refused_with(**fields):
         read_strata(runs, LesionPlan(strata=["suv"]), table, "analysis.toml")
 
 
@@ -320,13 +330,11 @@ def test_declared_strata_need_sizes_that_agree(sized, scores):
     sized(runs=2, cases=60)
     folder = sorted(scores.root.iterdir())[1]
     scores.sizes(folder, lambda *_: 3.0)
-    with pytest.raises(OncoduetError) as caught:
+    with refused_with(problem="sizes of lesions differ from those of"):
         read_strata(read_scored_runs([scores.root]), LesionPlan(), None, "analysis.toml")
-    assert "sizes of lesions differ from those of" in caught.value.problem
     (folder / "sizes.csv").unlink()
-    with pytest.raises(OncoduetError) as caught:
+    with refused_with(problem="lacks sizes.csv"):
         read_strata(read_scored_runs([scores.root]), LesionPlan(), None, "analysis.toml")
-    assert "lacks sizes.csv" in caught.value.problem
 
 
 @pytest.mark.parametrize(

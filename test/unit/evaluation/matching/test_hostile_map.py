@@ -3,13 +3,9 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from paths import PROJECT
 from programs import python
-
-from evaluation.masks import components
-from evaluation.masks.components import ScatteredError, connect
 
 MOST_SECONDS = 60
 HOSTILE = {
@@ -32,15 +28,3 @@ def test_a_hostile_map_is_scored_or_refused_in_two_gigabytes_and_a_minute(tmp_pa
     answer = json.loads(done.stdout)
     assert said in answer["said"]
     assert answer["seconds"] < MOST_SECONDS
-
-
-@pytest.mark.parametrize(
-    ("limit", "found"), [("MOST_VOXEL_RUNS", "runs of voxels along x"), ("MOST_COMPONENTS", "connected")]
-)
-def test_the_limits_are_reached_by_one_more(monkeypatch: pytest.MonkeyPatch, limit: str, found: str) -> None:
-    voxels = np.arange(0, 60, 3)
-    monkeypatch.setattr(components, limit, 20)
-    assert len(connect(voxels, (1, 1, 60))) == 20
-    monkeypatch.setattr(components, limit, 19)
-    with pytest.raises(ScatteredError, match=f"expected at most 19 {found}.*, found 20$"):
-        connect(voxels, (1, 1, 60))
