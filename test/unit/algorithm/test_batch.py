@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -667,25 +668,27 @@ def test_studies_in_turn_give_the_same_bytes(make_batch, monkeypatch, tmp_path):
     assert content(tmp_path / "in turn") == content(batch.output)
 
 
-def test_the_probabilities_of_one_study_are_gone_when_it_is_written(make_batch, tmp_path):
+def test_the_probabilities_of_one_study_are_gone_when_it_is_written(make_batch, tmp_path, monkeypatch):
     batch = make_batch(3)
-    known, alive = [], []
+    predictions, alive = [], []
+    make = StudyPrediction.__init__
 
-    def find_alive():
-        return [each for each in gc.get_objects() if type(each) is StudyPrediction]
+    def noted(prediction, *arguments, **more):
+        make(prediction, *arguments, **more)
+        predictions.append(weakref.ref(prediction))
 
     def watch(studies, /, *, done=0):
         del done
         for study in studies:
             yield study
-            alive.append(len(find_alive()) - len(known))
+            alive.append(sum(each() is not None for each in predictions))
 
     batch.track(
         watch, "each", tmp_path / "warm_up"
     )  # the first prediction of a process imports, and an import leaves cycles of frames
     alive.clear()
     gc.collect()
-    known.extend(find_alive())  # of tests before this one, in the same process
+    monkeypatch.setattr(StudyPrediction, "__init__", noted)
     gc.disable()
     try:
         batch.track(watch, "each")

@@ -75,7 +75,7 @@ GOOD = {
     "algorithm baseline": "--archive {archive} --card {card.toml} --output {new}",
     "evaluation": "--input {submission} --truth {truth} --output {new}",
     "evaluation score": "--predictions {predictions} --truth {truth} --output {new} --card {card.toml} "
-    "--patients {patients.csv} --training-studies-too",
+    "--patients {patients.csv} --training-studies-too --index {new}.sqlite",
     "evaluation index": "--truth {truth} --baseline {scores}",
     "evaluation compare": "--scores {scores} {scores-of-fl} --output {new} --analysis {analysis.toml} "
     "--marksheet {marksheet.csv} --archive {archive} --predictions {predictions} --patients {patients.csv} "

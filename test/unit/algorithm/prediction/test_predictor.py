@@ -94,8 +94,9 @@ def test_a_study_larger_than_the_memory_is_refused_before_it_is_read(predict, tm
 
 @pytest.fixture
 def fail_first(monkeypatch):
-    """Let the first passes of networks end as torch ends where memory runs out."""
-    hooks = []
+    """Let the first passes of networks, one at a time, end as torch ends where memory runs out."""
+    hooks, threads = [], torch.get_num_threads()
+    torch.set_num_threads(1)
 
     def fail(count, error):
         left = [error] * count
@@ -107,6 +108,7 @@ def fail_first(monkeypatch):
         hooks.append(torch.nn.modules.module.register_module_forward_pre_hook(hook))
 
     yield fail
+    torch.set_num_threads(threads)
     for each in hooks:
         each.remove()
 

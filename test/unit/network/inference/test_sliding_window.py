@@ -133,7 +133,7 @@ def test_ensembles_and_sums_of_classes_come_from_one_pass(make_network):
     )
     assert found.shape == (3, 3, 9, 24, 30)
     windows = len(window_slices((9, 24, 30), PATCH))
-    assert [network.inference.passes for network in networks] == [windows // 2, 0, windows // 2, 0]
+    assert [network.passes for network in networks] == [windows // 2, 0, windows // 2, 0]
     first, third = (mean_of([networks[index]], data) for index in (0, 2))
     torch.testing.assert_close(found[0, :2], first.flip(0), rtol=0, atol=0)
     torch.testing.assert_close(found[1, :2], third.flip(0), rtol=0, atol=0)
@@ -176,7 +176,7 @@ def test_inside_a_region_no_bit_changes_and_fewer_windows_are_run(make_network, 
 def test_an_empty_region_needs_no_window(make_network):
     network = Counting(make_network(1))
     found = mean_of([network], noise(3, 9, 24, 30), region=(slice(0, 9), slice(5, 5), slice(0, 30)))
-    assert network.inference.passes == 0
+    assert network.passes == 0
     assert not found.any()
 
 
