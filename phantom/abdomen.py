@@ -179,8 +179,7 @@ def render(anatomy: Anatomy, lesions: Iterable[Layer], grid: Grid, *, enhancemen
         )
         if layer.texture is not None:
             colour = colour + np.float32(layer.texture_sd) * layer.texture.at(here)
-        weight = np.float32(layer.opacity) * layer.shape.fill(here, edge_mm=edge_mm)
-        values[window] += weight * (colour - values[window])
+        layer.paint(values[window], colour, here, edge_mm=edge_mm)
     return values
 
 

@@ -144,8 +144,7 @@ def render(anatomy: Anatomy, lesions: Sequence[Layer], points_mm: Float32Array, 
     values = np.empty((3, *shape), dtype=np.float32)
     values[:] = _column(FAT)
     for layer in (*anatomy.layers, *lesions):
-        weight = np.float32(layer.opacity) * layer.shape.fill(points_mm, edge_mm=edge_mm)
-        values += weight * (_column(layer.tissue) - values)
+        layer.paint(values, _column(layer.tissue), points_mm, edge_mm=edge_mm)
     t2w_texture = 1 + np.float32(0.07) * anatomy.t2w_texture.at(points_mm)
     adc_texture = 1 + np.float32(0.05) * anatomy.adc_texture.at(points_mm)
     return TissueMaps(t2w=values[0] * t2w_texture, adc=values[1] * adc_texture, b0=values[2])

@@ -25,6 +25,24 @@ class Layer(Generic[Tissue]):
     texture_sd: float = 0.0
     """Standard deviation of the tissue's inhomogeneity, in the unit of the image."""
 
+    def paint(self, values: Float32Array, colour: Float32Array | np.float32, points_mm: Float32Array, *,
+              edge_mm: float) -> None:  # fmt: skip
+        """Mix the tissue's colour into voxels, in place, as far as the shape fills each.
+
+        Parameters
+        ----------
+        values
+            Voxels, shape (z, y, x), perhaps after an axis of several images.
+        colour
+            The tissue's value; broadcast to the voxels.
+        points_mm
+            Their centres in the patient, shape (3, z, y, x), components x, y, z.
+        edge_mm
+            Width of a surface's partial volume: about the voxel size.
+        """
+        weight = np.float32(self.opacity) * self.shape.fill(points_mm, edge_mm=edge_mm)
+        values += weight * (colour - values)
+
 
 @dataclass(frozen=True)
 class Distractor(Generic[Tissue]):
