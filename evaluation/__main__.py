@@ -301,7 +301,11 @@ def _parser() -> argparse.ArgumentParser:
         serving.add_argument(name, type=Path, default=argparse.SUPPRESS, help=f"{text} (default: {default})")
     serving.add_argument("--port", type=int, default=PORT, help="port; 0: a free one (default: %(default)s)")
 
-    scoring = commands.add_parser("score", help="score the predictions of one run or of many")
+    scoring = commands.add_parser(
+        "score",
+        help="score the predictions of one run or of many",
+        description="Score predictions against label maps: metrics.json, cases.csv, lesions.csv and sizes.csv per run.",
+    )
     scoring.set_defaults(command=_score)
     add = scoring.add_argument
     add(
@@ -345,7 +349,11 @@ def _parser() -> argparse.ArgumentParser:
         help="scored runs to ship with the truth: the platform compares every submission with them",
     )
 
-    comparing = commands.add_parser("compare", help="compare scored runs: verdict, report, figures")
+    comparing = commands.add_parser(
+        "compare",
+        help="compare scored runs: verdict, report, figures",
+        description="Compare configurations by the scores of their runs, with permutation tests and a verdict.",
+    )
     comparing.set_defaults(command=_compare)
     compared = comparing.add_mutually_exclusive_group(required=True)
     compared.add_argument("--scores", type=Path, nargs="+", help="folders that score wrote, or parents of such folders")

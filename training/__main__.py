@@ -227,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
         name: str, function: Callable[..., None], help_: str, description: str | None = None
     ) -> Callable[..., argparse.Action]:
         """Add a command; returns the function that adds its options."""
-        added = commands.add_parser(name, help=help_, description=description)
+        added = commands.add_parser(name, help=help_, description=description or f"{help_}.")
         added.set_defaults(command=function)
         return added.add_argument
 
