@@ -108,7 +108,7 @@ def predict_batch(
     to_predict = [*listing.faults, *(study.case_id for study in waiting)]
     if done == set(everything) and folder.is_listed(everything) and not folder.failures.exists():
         folder.require_unedited()
-        folder.sweep()
+        folder.remove_partial_files()
         logger.info("%s: all %d studies are finished already", output, len(done))
         return
     folder.require_replaceable(to_predict)

@@ -34,7 +34,7 @@ from contract.files.atomic import (
     held_folder,
     is_unused,
     nearest_folder,
-    sweep,
+    remove_partial_files,
     sync,
     writable,
     write_json,
@@ -141,7 +141,7 @@ class Output:
         with writable(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            sweep(self.folder)
+            remove_partial_files(self.folder)
             with full_disk_said(self.folder), held_folder(self.folder) as stage:
                 try:
                     yield stage
@@ -382,7 +382,7 @@ def require_folder(folder: Path, *, is_written: bool = True) -> None:
 
 
 def _require_access(folder: Path, nearest: Path) -> None:
-    if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):  # what cannot be listed is neither swept nor synced
+    if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):  # what cannot be listed is neither cleaned nor synced
         read_only = os.statvfs(nearest).f_flag & os.ST_RDONLY
         why = "read-only file system" if read_only else "permission denied"
         raise OncoduetError(folder, f"cannot be written to: {why}")

@@ -248,7 +248,7 @@ def _steps(
             )
             where, said = _Where(device, chosen.place), str(chosen)
             request.on_start(said)
-        folder.sweep()
+        folder.remove_partial_files()
         if existing is None or existing.state == "planned":  # from here on the folder is known as this run's
             write_record(folder.record, run.record(state="running", **where.noted))
         folder.claim(run.engine.written(folder))

@@ -23,7 +23,7 @@ import numpy as np
 from rich.table import Table
 
 from contract.errors import OncoduetError
-from contract.files.atomic import held_folder, sweep, writable, write_text
+from contract.files.atomic import held_folder, remove_partial_files, writable, write_text
 from contract.files.reading import sha256_file, sha256_json
 from contract.outputs import Output, claim_file, require_apart, require_free, subfolder
 from contract.records import BatchRecord, Record, RunRecord, read_record, write_record
@@ -349,7 +349,7 @@ def _score_maps(
     partner = _partner(run, prepared, whereabouts)
     with writable(place):
         place.mkdir(parents=True, exist_ok=True)
-    sweep(place)
+    remove_partial_files(place)
     options = ["--threads", str(run.record.hardware.get("threads", 1))]
     options += ["--no-mirroring"] if mirroring is False else []
     options += ["--fill", *get_args(BoxShape), "--case-score", *get_args(CaseScore)]

@@ -36,7 +36,7 @@ from contract.batch_layout import (
 from contract.card import Card
 from contract.errors import OncoduetError
 from contract.file_stamps import is_unchanged
-from contract.files.atomic import held_folder, sweep, sync, writable
+from contract.files.atomic import held_folder, remove_partial_files, sync, writable
 from contract.files.locks import exclusive_lock
 from contract.files.reading import below, inside, sha256_file, sha256_json
 from contract.images.volume import read_volume
@@ -167,7 +167,7 @@ class BatchFolder:
 
     @contextmanager
     def begun(self, record: BatchRecord) -> Iterator[None]:
-        """Lock the folder for this process, and sweep it.
+        """Lock the folder for this process, and remove what a killed one left half-written.
 
         Raises ``OncoduetError``: the folder cannot be written to, or another process is filling it, or began another
         batch there in between.
@@ -179,14 +179,14 @@ class BatchFolder:
                 self._require_same(record)
             else:
                 write_record(self.path / BATCH, record)
-            self.sweep()
+            self.remove_partial_files()
             yield
 
-    def sweep(self) -> None:
+    def remove_partial_files(self) -> None:
         """Remove what a killed process left half-written."""
         for folder in {self.path, *self._folders()}:
             if folder.is_dir():
-                sweep(folder)
+                remove_partial_files(folder)
 
     def finished(self, studies: Sequence[Study]) -> set[str]:
         """Case ids of the studies that have predictions of the current images in every ensemble.

@@ -24,8 +24,8 @@ from contract.files.locks import lock_if_possible
 PARTIAL = re.compile(r"\.partial-[0-9a-f]{32}(\.\w+)*")
 """Names of files and folders that are being written."""
 
-_swept: set[Path] = set()
-"""Folders that this process has swept."""
+_cleaned: set[Path] = set()
+"""Folders from which this process has removed partial files."""
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def atomic_file(path: Path, *, size_bytes: int | None = None) -> Iterator[Path]:
 
 @contextmanager
 def held_folder(parent: Path) -> Iterator[Path]:
-    """Give a new folder inside ``parent`` that is gone afterwards; :func:`sweep` spares it while it is in use.
+    """Give a new folder inside ``parent`` that is gone afterwards; :func:`remove_partial_files` leaves it while in use.
 
     Raises ``OncoduetError``: ``parent`` cannot be written to.
     """
@@ -76,7 +76,7 @@ def held_folder(parent: Path) -> Iterator[Path]:
         os.close(hold)
 
 
-def sweep(folder: Path) -> None:
+def remove_partial_files(folder: Path) -> None:
     """Remove partial files of killed processes, by their names; those of running processes stay.
 
     On a file system without locks the two look alike, and nothing is removed.
@@ -168,17 +168,17 @@ def _held(parent: Path, suffix: str, make: Callable[[Path], None]) -> tuple[Path
 
     What killed processes left in the folder goes first, once per process.
     """
-    if (place := parent.resolve()) not in _swept:
-        _swept.add(place)
-        sweep(parent)
+    if (place := parent.resolve()) not in _cleaned:
+        _cleaned.add(place)
+        remove_partial_files(parent)
     while True:
         path = parent / f".partial-{uuid.uuid4().hex}{suffix}"
         make(path)
         try:
             hold = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:  # another process is sweeping
+        except FileNotFoundError:  # another process took it for a leftover
             continue
         locked = lock_if_possible(hold)
-        if locked is None or (locked and path.exists()):  # else another process is sweeping, and took it for a leftover
+        if locked is None or (locked and path.exists()):  # else another process took it for a leftover
             return path, hold
         os.close(hold)

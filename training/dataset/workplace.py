@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from contract.errors import OncoduetError
-from contract.files.atomic import sweep, writable
+from contract.files.atomic import remove_partial_files, writable
 from contract.files.locks import lock_if_possible
 from contract.files.reading import sha256_json
 from contract.outputs import MANIFEST, claim_scratch, require_scratch, subfolder
@@ -116,7 +116,7 @@ def remove_workplace(output: Path) -> None:
         require_scratch(output / FOLDER, COMMAND)
         shutil.rmtree(output / FOLDER, ignore_errors=True)
     if output.is_dir():
-        sweep(output)
+        remove_partial_files(output)
 
 
 def once(folder: Path, name: str, model: type[Step], made_from: str, *, files: Sequence[Path],

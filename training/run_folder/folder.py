@@ -19,7 +19,7 @@ from typing import Any
 
 from contract.card import load_card
 from contract.errors import OncoduetError
-from contract.files.atomic import sweep
+from contract.files.atomic import remove_partial_files
 from contract.files.locks import is_work_lock
 from contract.files.reading import inside, read_json, read_text, regular_only, sha256_file
 from contract.outputs import (
@@ -45,11 +45,11 @@ class RunFolder:
 
     path: Path
 
-    def sweep(self) -> None:
+    def remove_partial_files(self) -> None:
         """Remove what a killed process left half written. For the one process that holds the lock."""
         for folder in (self.path, self.work, self.checkpoints, self.kept, self.selecting):
             if folder.is_dir():
-                sweep(folder)
+                remove_partial_files(folder)
 
     def require_free(self, engine_files: Iterable[Path], *, is_planned: bool = False) -> None:
         """Raise ``OncoduetError`` unless a run may begin here: nothing has a name that it is going to give.

@@ -13,7 +13,7 @@ from io import BytesIO
 import pytest
 
 from contract.card import CARDS, load_card
-from contract.files.atomic import sweep
+from contract.files.atomic import remove_partial_files
 from contract.files.checksums import format_sums
 from contract.records import BundleRecord
 
@@ -249,7 +249,7 @@ def test_a_living_export_holds_its_folder_and_a_killed_ones_is_swept(run, projec
     with subprocess.Popen(words, env=environment, start_new_session=True, stderr=subprocess.DEVNULL) as working:
         while not (begun := sorted(output.glob(".partial-*/ground_truth.tar.gz"))):
             time.sleep(0.05)
-        sweep(output)
+        remove_partial_files(output)
         assert begun[0].is_file()
         os.killpg(working.pid, signal.SIGKILL)
     assert begun[0].is_file()

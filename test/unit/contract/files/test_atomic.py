@@ -12,7 +12,7 @@ from paths import PROJECT
 from programs import python
 from refusals import refused_with
 
-from contract.files.atomic import atomic_file, sweep, write_json, write_text
+from contract.files.atomic import atomic_file, remove_partial_files, write_json, write_text
 from contract.files.reading import read_json
 
 
@@ -98,11 +98,11 @@ def test_files_of_a_killed_process_are_swept_and_of_a_living_one_kept(tmp_path: 
     with subprocess.Popen(words, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        sweep(tmp_path)
+        remove_partial_files(tmp_path)
         assert len(names(tmp_path)) == 2
         process.kill()
     assert len(names(tmp_path)) == 2
-    sweep(tmp_path)
+    remove_partial_files(tmp_path)
     assert names(tmp_path) == []
 
 
@@ -110,7 +110,7 @@ def test_files_of_other_origin_are_never_swept(tmp_path: Path) -> None:
     (tmp_path / ".partial-mine").mkdir()
     (tmp_path / ".partial-notes.txt").write_text("mine")
     (tmp_path / f".partial-{0:032x}").symlink_to(tmp_path / ".partial-mine")
-    sweep(tmp_path)
+    remove_partial_files(tmp_path)
     assert len(names(tmp_path)) == 3
 
 
@@ -131,7 +131,7 @@ def test_nan_and_infinity_are_never_written(tmp_path: Path, value: float) -> Non
 @pytest.mark.timeout(30)
 def test_a_pipe_under_a_temporary_name_holds_up_no_sweep(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / f".partial-{'0' * 32}")
-    sweep(tmp_path)
+    remove_partial_files(tmp_path)
 
 
 def test_the_first_file_written_into_a_folder_sweeps_it(tmp_path: Path) -> None:
