@@ -41,8 +41,8 @@ from contract.outputs import require_apart
 from contract.process.progress import Track
 from contract.records import BatchRecord, Failure, FailuresRecord, StudyRecord
 from contract.text import one_line
-from network.inference.memory_plan import held_bytes, memory_budget
 from network.machine.device import free_device_memory, memory_or_refuse
+from network.machine.memory import held_bytes, memory_budget
 
 logger = logging.getLogger(__name__)
 

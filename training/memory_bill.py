@@ -238,7 +238,7 @@ def too_little(where: str, bill: MemoryBill, free: FreeMemory, *, loader: str) -
 
 def free_memory(kind: Kind) -> FreeMemory:
     """What this process has left; on a GPU with what torch keeps of its memory for later."""
-    from network.inference.memory_plan import gpu_bytes_left, held_bytes, memory_budget  # noqa: PLC0415 - import torch
+    from network.machine.memory import gpu_bytes_left, held_bytes, memory_budget  # noqa: PLC0415 - import torch
 
     budget = memory_budget()
     host = max(0, budget.total - held_bytes())

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 import torch
 
-from network.inference.memory_plan import GB
+from network.machine.memory import GB
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")

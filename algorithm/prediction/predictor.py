@@ -38,19 +38,11 @@ from contract.images.volume import Float32Array, Volume
 from contract.records import Member
 from contract.text import one_line
 from network.detection.clustering import BoxPostprocessing
-from network.inference.memory_plan import (
-    MemoryPlan,
-    StudySize,
-    held_bytes,
-    host_bytes,
-    leaner_way,
-    memory_budget,
-    plan_memory,
-    quickest_way,
-)
+from network.inference.memory_plan import MemoryPlan, StudySize, host_bytes, leaner_way, plan_memory, quickest_way
 from network.inference.sliding_window import NotFiniteError, ensemble_probabilities, windows_per_pass
 from network.inference.slowdown import slowdown
 from network.machine.device import free_device_memory, out_of_memory
+from network.machine.memory import held_bytes, memory_budget
 from network.preprocessing.nnunet_preprocessing import (
     NetworkGrid,
     Preprocessed,

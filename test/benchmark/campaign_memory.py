@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 import training.nnunet.trainer  # noqa: F401 - before the fork, as in a campaign
-from network.inference.memory_plan import held_bytes
+from network.machine.memory import held_bytes
 from training.dataset.prepared import Prepared, load_prepared
 from training.make_run import execute
 from training.memory_bill import bills

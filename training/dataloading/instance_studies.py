@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from contract.errors import OncoduetError
-from network.inference.memory_plan import GB, Budget
+from network.machine.memory import GB, Budget
 from training.dataloading.resident_studies import SHARE, ResidentStudies, ResidentStudy
 from training.dataset.lesion_instances import Instances, number_lesions
 

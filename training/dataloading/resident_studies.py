@@ -18,7 +18,7 @@ import torch
 from contract.errors import OncoduetError
 from contract.files.reading import read_json
 from contract.images.volume import LabelArray
-from network.inference.memory_plan import GB, Budget, gpu_bytes_left, held_bytes, memory_budget
+from network.machine.memory import GB, Budget, gpu_bytes_left, held_bytes, memory_budget
 from training.augmentation.patches import Size
 from training.dataloading.patch_sampling import Voxels
 from training.dataset.prepared import case_files

@@ -19,7 +19,7 @@ from contract.card import Card
 from contract.errors import OncoduetError
 from contract.files.atomic import nearest_folder
 from contract.records import Stage
-from network.inference.memory_plan import GB, Budget, held_bytes, memory_budget
+from network.machine.memory import GB, Budget, held_bytes, memory_budget
 from network.study.placement import Placement
 
 _FLOAT, _LABEL, _KEPT_LABEL = 4, 4, 2

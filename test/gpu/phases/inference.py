@@ -18,8 +18,8 @@ from algorithm.prediction.bundle import read_bundle
 from algorithm.prediction.options import PredictionOptions
 from algorithm.prediction.predictor import load_predictor
 from contract.errors import OncoduetError
-from network.inference.memory_plan import GB
 from network.machine.device import Precision, free_device_memory
+from network.machine.memory import GB
 from training.profile import Profile, load_profile
 
 T4_BYTES = 15 * GB

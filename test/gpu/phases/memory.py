@@ -11,8 +11,8 @@ import torch
 from workload import Workload
 
 from contract.errors import OncoduetError
-from network.inference.memory_plan import GB, Budget
 from network.machine.device import free_device_memory
+from network.machine.memory import GB, Budget
 from training.dataloading.resident_studies import ResidentStudies
 from training.dataset.prepared import Prepared, load_prepared
 from training.make_run import execute

@@ -29,7 +29,7 @@ from contract.card import load_card
 from contract.images.volume import Volume, read_grid, read_volume, write_volume
 from contract.records import BatchRecord, FailuresRecord, Source, StudyRecord, read_record, write_record
 from contract.sockets import read_jobs
-from network.inference.memory_plan import Budget
+from network.machine.memory import Budget
 
 CARD = load_card("cspca-picai")
 FOUR_OF_TWO = [(name, 0, restart) for restart in (1, 2, 3, 4) for name in ("ce", "focal")]

@@ -12,7 +12,7 @@ from refusals import refused_with
 from contract.files.atomic import write_json
 from contract.files.reading import read_json
 from contract.records import RunRecord, read_record
-from network.inference.memory_plan import Budget
+from network.machine.memory import Budget
 from training.dataloading.resident_studies import resident_studies, study_sizes
 from training.make_run import execute
 from training.memory_bill import AUTO, bills, choose_training_set, needs
@@ -26,8 +26,8 @@ def free(monkeypatch):
 
     def say(host=MUCH, device=MUCH, reserved=0, allocated=0):
         gc.collect()  # trainers of earlier tests, which were never run to their end, held studies
-        monkeypatch.setattr("network.inference.memory_plan.memory_budget", lambda: Budget(host, "a stand-in"))
-        monkeypatch.setattr("network.inference.memory_plan.held_bytes", lambda: 0)
+        monkeypatch.setattr("network.machine.memory.memory_budget", lambda: Budget(host, "a stand-in"))
+        monkeypatch.setattr("network.machine.memory.held_bytes", lambda: 0)
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (device - reserved, MUCH))
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: reserved)
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: allocated)

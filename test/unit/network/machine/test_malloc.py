@@ -25,7 +25,7 @@ def test_large_arrays_reuse_what_was_freed():
 _GIVEN_BACK = """
 import torch
 from network.machine.malloc import freed_memory_kept
-from network.inference.memory_plan import held_bytes
+from network.machine.memory import held_bytes
 before = held_bytes()
 with freed_memory_kept():
     torch.ones(50_000_000)

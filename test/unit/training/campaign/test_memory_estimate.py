@@ -3,7 +3,7 @@
 import pytest
 from refusals import refused_with
 
-from network.inference.memory_plan import Budget
+from network.machine.memory import Budget
 from training.campaign import load_campaign
 from training.campaign.devices import CudaDevice
 from training.campaign.estimate import Capacity, estimate_costs
@@ -20,8 +20,8 @@ def free(monkeypatch):
     """Say how much of the main memory is free."""
 
     def say(host=MUCH):
-        monkeypatch.setattr("network.inference.memory_plan.memory_budget", lambda: Budget(host, "a stand-in"))
-        monkeypatch.setattr("network.inference.memory_plan.held_bytes", lambda: 0)
+        monkeypatch.setattr("network.machine.memory.memory_budget", lambda: Budget(host, "a stand-in"))
+        monkeypatch.setattr("network.machine.memory.held_bytes", lambda: 0)
 
     say()
     return say

@@ -5,7 +5,7 @@ import math
 import torch
 from refusals import refused_with
 
-from network.inference.memory_plan import Budget, held_bytes
+from network.machine.memory import Budget, held_bytes
 from training.dataloading.instance_studies import numbered_studies
 from training.dataloading.resident_studies import ResidentStudies
 

@@ -7,7 +7,7 @@ import torch
 from refusals import refused_with
 
 from contract.images.volume import read_volume
-from network.inference.memory_plan import Budget
+from network.machine.memory import Budget
 from training.dataloading.resident_studies import ResidentStudies, resident_studies, study_sizes
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ from refusals import refused_with
 
 from contract.archive.studies import find_studies
 from contract.card import load_card
-from network.inference.memory_plan import Budget, held_bytes
+from network.machine.memory import Budget, held_bytes
 from training.dataset.preparation_needs import StudyNeeds, fitting_workers, require_disk, study_needs
 
 GB = 10**9
