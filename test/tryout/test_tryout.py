@@ -229,7 +229,7 @@ def test_failed_job_is_named_with_its_page(platform, local, capsys):
     platform.end = "Failed"
     assert tryout(local, platform) == 3
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: job {JOB}: expected Succeeded, found Failed; https://localhost:")
+    assert line.startswith(f"error: job {JOB}: expected Succeeded, found Failed; see https://localhost:")
 
 
 def test_a_job_that_does_not_end_is_left(platform, local, capsys):
@@ -240,14 +240,14 @@ def test_a_job_that_does_not_end_is_left(platform, local, capsys):
 
 def test_an_algorithm_that_the_platform_does_not_know_is_named(platform, local, capsys):
     assert tryout(local, platform, algorithm="nothing") == 3
-    assert "error: nothing: expected the platform to run it, found " in capsys.readouterr().err
+    assert "error: nothing: the platform did not run it: " in capsys.readouterr().err
 
 
 def test_without_a_token_it_explains_itself_and_contacts_no_server(local, monkeypatch, capsys):
     monkeypatch.delenv(TOKEN, raising=False)
     assert tryout(local) == 3
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {TOKEN}: not set: a token of the platform")
+    assert line.startswith(f"error: {TOKEN}: not set: uploads need an API token of the platform")
 
 
 def test_a_platform_out_of_reach_is_named(local, monkeypatch, capsys):
